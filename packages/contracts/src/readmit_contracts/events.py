@@ -1,0 +1,157 @@
+"""Every event that crosses a service boundary: past-tense facts, one model each.
+
+An event's payload carries ids, counts, digests and locations, never a patient's row. The wire name
+(`EVENT_TYPE`) is a declared constant, so that renaming a class breaks nobody. Consumers tolerate fields that
+they do not know; a field is only ever added as optional, and anything else is a new version of the type.
+"""
+
+from __future__ import annotations
+
+
+from typing import Annotated, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hex digits")]
+Count = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+#: The one stream of models that compete to be champion; key of `model.registered` and `model.promoted`.
+MODEL_STREAM = "diabetes_readmission"
+
+
+class Event(BaseModel):
+    """Base of all events: immutable, tolerant of unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    EVENT_TYPE: ClassVar[str]
+
+
+class ArtifactRef(BaseModel):
+    """Where bytes lie and what their digest must be."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: Annotated[str, Field(pattern=r"^s3://", description="s3://bucket/prefix")]
+    sha256: Sha256
+    size_bytes: Count
+
+
+class ModelVersion(BaseModel):
+    """A registered model version, as MLflow knows it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Annotated[str, Field(description="registered model, e.g. diabetes_readmission_lightgbm")]
+    version: Annotated[str, Field(description="MLflow model version")]
+    family: Annotated[str, Field(description="lightgbm, decision_tree or logistic_regression")]
+
+
+class IngestionRequested(Event):
+    """Someone asks for a source to be ingested."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.ingestion.requested.v1"
+
+    request_id: UUID
+    source: Annotated[str, Field(min_length=1, description="path, http(s) URL, `uci`, or `sample[:ROWS]`")]
+    requested_by: Annotated[str, Field(min_length=1)]
+    requested_at: AwareDatetime
+
+
+class BatchReady(Event):
+    """The rows of one training batch are committed and will never change."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.batch.ready.v1"
+
+    dataset_version: Annotated[int, Field(ge=1)]
+    content_sha256: Annotated[Sha256, Field(description="digest of the source's bytes")]
+    schema_sha256: Annotated[Sha256, Field(description="digest of the encounter schema that cleaned the rows")]
+    batch: Annotated[int, Field(ge=1, description="1-based")]
+    batches_total: Annotated[int, Field(ge=1)]
+    rows: Annotated[int, Field(ge=1)]
+    positives: Count
+    batch_sha256: Annotated[Sha256, Field(description="digest of the batch's cleaned rows, in order")]
+    synthetic: bool
+
+
+class ValidationScores(BaseModel):
+    """Scores on the validation split, with a 95 % interval (bootstrap clustered by patient)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rows: Count
+    positives: Count
+    auroc: Probability
+    auroc_low: Probability
+    auroc_high: Probability
+    average_precision: Probability
+    brier: Probability
+    calibration_error: Probability
+
+
+class ModelRegistered(Event):
+    """A candidate stands in the registry, its bundle and its evidence in S3."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.model.registered.v1"
+
+    model: ModelVersion
+    run_id: Annotated[str, Field(description="MLflow run")]
+    dataset_version: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1, description="trained on batches 1..batch")]
+    bundle: ArtifactRef
+    evidence: Annotated[ArtifactRef, Field(description="validation predictions, the input of every gate")]
+    validation: ValidationScores
+    feature_spec_sha256: Sha256
+    code_version: str
+    synthetic: bool
+
+
+class ModelPromoted(Event):
+    """Epoch *n*: this version is champion. The newest epoch wins; older ones are ignored."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.model.promoted.v1"
+
+    epoch: Annotated[int, Field(ge=1)]
+    action: Literal["promotion", "rollback"]
+    model: ModelVersion
+    bundle: ArtifactRef
+    synthetic: bool
+    previous: ModelVersion | None
+    decision_id: UUID
+    decided_by: str
+    reason: str
+    decided_at: AwareDatetime
+
+
+class ModelLoaded(Event):
+    """A pod says what it serves, or why it refused what was promoted."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.model.loaded.v1"
+
+    pod_id: Annotated[str, Field(min_length=1)]
+    outcome: Literal["serving", "refused"]
+    epoch: Annotated[int, Field(ge=1)]
+    model: ModelVersion
+    sha256: Sha256
+    load_ms: Annotated[float, Field(ge=0)]
+    reason: str | None = None
+    at: AwareDatetime
+
+
+EVENTS: tuple[type[Event], ...] = (IngestionRequested, BatchReady, ModelRegistered, ModelPromoted, ModelLoaded)
+
+__all__ = [
+    "EVENTS",
+    "MODEL_STREAM",
+    "ArtifactRef",
+    "BatchReady",
+    "Event",
+    "IngestionRequested",
+    "ModelLoaded",
+    "ModelPromoted",
+    "ModelRegistered",
+    "ModelVersion",
+    "ValidationScores",
+]

@@ -1,0 +1,58 @@
+"""The prediction API: what `POST /predict` answers, and how every service reports an HTTP error (RFC 9457)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from readmit_contracts.events import Probability, Sha256
+
+
+class ServingModel(BaseModel):
+    """Which model gave the answer."""
+
+    name: str
+    version: str
+    sha256: Annotated[Sha256, Field(description="digest of the bundle that was loaded and verified")]
+    epoch: Annotated[int, Field(ge=1, description="number of the promotion that put it in service")]
+    synthetic: Annotated[bool, Field(description="trained on generated data: never use for patients")]
+
+
+class FieldWarning(BaseModel):
+    """Something in the request was understood, but deserves a look."""
+
+    field: str
+    value: str | int | float | bool | None
+    message: str
+
+
+class Prediction(BaseModel):
+    """Answer of `POST /predict`."""
+
+    prediction_id: UUID
+    risk: Annotated[Probability, Field(description="calibrated probability of readmission within 30 days")]
+    readmitted_within_30_days: Annotated[bool, Field(description="risk >= threshold")]
+    threshold: Probability
+    model: ServingModel
+    warnings: list[FieldWarning]
+
+
+class FieldError(BaseModel):
+    """One field that was refused: what stood there and what is allowed."""
+
+    field: str
+    value: Any
+    problem: str
+    allowed: str
+
+
+class Problem(BaseModel):
+    """Problem details for HTTP APIs (RFC 9457), with the refused fields."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = []
