@@ -168,7 +168,12 @@ def _count(
 
 def _diagnosis(name: str, which: str, example: str, *, required: bool = False) -> Column:
     return Column(
-        name, Kind.DIAGNOSIS, Group.DIAGNOSES, f"{which} diagnosis, ICD-9-CM code", required=required, example=example
+        name,
+        Kind.DIAGNOSIS,
+        Group.DIAGNOSES,
+        f"{which} diagnosis, ICD-9-CM code",
+        required=required,
+        example=example,
     )
 
 
@@ -231,7 +236,10 @@ POSITIVE_OUTCOME = "<30"
 def schema_sha256() -> str:
     """Digest of the whole schema: it changes whenever a rule does, so lineage can tell which rules cleaned a row."""
     described = [
-        {**{name: getattr(column, name) for name in Column.__slots__ if name != "labels"}, "labels": dict(column.labels)}
+        {
+            **{name: getattr(column, name) for name in Column.__slots__ if name != "labels"},
+            "labels": dict(column.labels),
+        }
         for column in COLUMNS
     ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ they do not know; a field is only ever added as optional, and anything else is a
 
 from __future__ import annotations
 
-
 from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
@@ -140,7 +139,13 @@ class ModelLoaded(Event):
     at: AwareDatetime
 
 
-EVENTS: tuple[type[Event], ...] = (IngestionRequested, BatchReady, ModelRegistered, ModelPromoted, ModelLoaded)
+EVENTS: tuple[type[Event], ...] = (
+    IngestionRequested,
+    BatchReady,
+    ModelRegistered,
+    ModelPromoted,
+    ModelLoaded,
+)
 
 __all__ = [
     "EVENTS",

@@ -1,0 +1,23 @@
+"""Metrics that every process with a consumer or an outbox exports."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS_CONSUMED = Counter(
+    "events_consumed_total",
+    "Events handled, by outcome. dead_letter rising: read the dead-letter topic for the reason.",
+    ["topic", "outcome"],
+)
+EVENT_SECONDS = Histogram(
+    "event_handling_seconds",
+    "Time from taking an event to its effect being committed, retries included.",
+    ["topic"],
+    buckets=(0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60),
+)
+OUTBOX_OLDEST_SECONDS = Gauge(
+    "outbox_oldest_unsent_seconds",
+    "Age of the oldest event that is committed but not yet in Kafka. Growing: the relay or Kafka is down.",
+    ["schema"],
+)
+OUTBOX_SENT = Counter("outbox_events_sent_total", "Events that the relay has published.", ["schema", "topic"])

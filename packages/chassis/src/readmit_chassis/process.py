@@ -1,0 +1,89 @@
+"""One process: its background tasks, its HTTP face, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Process:
+    """Collects the first fatal failure and wakes whoever waits for it. One per process."""
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self._on_fail: list[Callable[[], None]] = []
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the process with exit code 1; the platform restarts it. The first failure wins."""
+        if self.failure is None:
+            self.failure = error
+            log.critical("process_failed", error=repr(error), exc_info=error)
+            for callback in self._on_fail:
+                callback()
+
+    def on_fail(self, callback: Callable[[], None]) -> None:
+        """Call back when the process fails, at once if it already has."""
+        self._on_fail.append(callback)
+        if self.failure is not None:
+            callback()
+
+    @asynccontextmanager
+    async def background(self, *coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+        """Run coroutines beside the block; one that ends with an error fails the process; all end with the block."""
+        tasks = [asyncio.create_task(self._guard(coroutine)) for coroutine in coroutines]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guard(self, coroutine: Awaitable[None]) -> None:
+        try:
+            await coroutine
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  whatever it is, it stops the process
+            self.fail(error)
+
+
+def serve(app: Any, *, host: str, port: int, process: Process) -> int:
+    """Run an ASGI app with uvicorn until SIGTERM, SIGINT or `process.fail`. Blocks; returns the exit code."""
+    import uvicorn  # noqa: PLC0415  an extra: a process without HTTP does not need it
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=20,
+            server_header=False,
+        )
+    )
+
+    def stop() -> None:
+        server.should_exit = True
+
+    process.on_fail(stop)
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn raises the signal again once it has drained
+        return 0
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    return 1 if process.failure is not None or not server.started else 0
+
+
+def run(app: Any, *, host: str, port: int, process: Process) -> None:
+    """`serve`, then leave the interpreter with its exit code."""
+    sys.exit(serve(app, host=host, port=port, process=process))

@@ -1,0 +1,84 @@
+"""Events: examples round-trip, schemas on file are fresh, and a change that breaks a consumer is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from readmit_contracts.__main__ import generated_files
+from readmit_contracts.events import EVENTS, BatchReady, Event
+from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.topics import TOPICS
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_event_has_an_example_and_a_topic() -> None:
+    assert [type(example) for example in EXAMPLES] == list(EVENTS)
+    assert {topic.event for topic in TOPICS} == set(EVENTS)
+
+
+def test_names_on_the_wire_are_distinct_and_versioned() -> None:
+    names = [event.EVENT_TYPE for event in EVENTS]
+    assert len(set(names)) == len(names)
+    assert all(name.rsplit(".v", 1)[1].isdigit() for name in names)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)
+def test_an_event_reads_back_as_it_was_written(example: Event) -> None:
+    assert type(example).model_validate_json(example.model_dump_json()) == example
+
+
+def test_a_consumer_tolerates_a_field_that_it_does_not_know() -> None:
+    batch = next(example for example in EXAMPLES if isinstance(example, BatchReady))
+    later = json.loads(batch.model_dump_json()) | {"added_later": 1}
+    assert BatchReady.model_validate(later) == batch
+
+
+def test_a_digest_that_is_not_one_is_refused() -> None:
+    batch = next(example for example in EXAMPLES if isinstance(example, BatchReady))
+    with pytest.raises(ValidationError, match="batch_sha256"):
+        BatchReady.model_validate(batch.model_dump() | {"batch_sha256": "abc"})
+
+
+@pytest.mark.parametrize("name", sorted(generated_files()))
+def test_generated_files_are_fresh(name: str) -> None:
+    assert (ROOT / name).read_text(encoding="utf-8") == generated_files()[name]
+
+
+def breaking_changes(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
+    """What a consumer of the old schema would miss: properties gone, no longer required, or of another type."""
+    broken = []
+    for name, was in old.get("properties", {}).items():
+        at = f"{where}.{name}"
+        now = new.get("properties", {}).get(name)
+        if now is None:
+            broken.append(f"{at} is gone")
+        elif {k: was.get(k) for k in ("type", "$ref", "const", "anyOf")} != {
+            k: now.get(k) for k in ("type", "$ref", "const", "anyOf")
+        }:
+            broken.append(f"{at} changed its type")
+        elif name in old.get("required", []) and name not in new.get("required", []):
+            broken.append(f"{at} may now be absent")
+    for name, definition in old.get("$defs", {}).items():
+        broken += breaking_changes(definition, new.get("$defs", {}).get(name, {}), f"{where}.{name}")
+    return broken
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.EVENT_TYPE)
+def test_the_schema_still_serves_those_who_read_the_committed_one(event: type[Event]) -> None:
+    committed = json.loads((ROOT / f"packages/contracts/schemas/{event.EVENT_TYPE}.json").read_text(encoding="utf-8"))
+    assert breaking_changes(committed, event.model_json_schema()) == []
+
+
+def test_the_breaking_change_check_sees_a_removed_a_retyped_and_a_loosened_field() -> None:
+    old = BatchReady.model_json_schema()
+    new = json.loads(json.dumps(old))
+    del new["properties"]["rows"]
+    new["properties"]["batch"]["type"] = "string"
+    new["required"].remove("positives")
+    assert breaking_changes(old, new) == [".batch changed its type", ".rows is gone", ".positives may now be absent"]
