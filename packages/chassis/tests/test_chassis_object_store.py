@@ -1,0 +1,74 @@
+"""One contract for object stores, held by the fake and by a real S3 server."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from readmit_chassis.s3 import MemoryStore, ObjectMissing, ObjectStore, S3Store, StoreUnavailable, split_uri
+from readmit_chassis.settings import S3Settings
+from readmit_chassis.testing import free_port, wait_for_port
+
+URI = "s3://bucket/folder/thing.bin"
+
+
+def s3_settings(port: int) -> S3Settings:
+    return S3Settings(
+        endpoint_url=f"http://127.0.0.1:{port}", access_key="testaccesskey", secret_key=SecretStr("testsecretkey")
+    )
+
+
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.stack)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    (tmp_path / "bucket").mkdir()
+    port = free_port()
+    server = subprocess.Popen(
+        ["rclone", "serve", "s3", str(tmp_path), "--addr", f"127.0.0.1:{port}", "--auth-key",
+         "testaccesskey,testsecretkey"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for_port(port)
+        yield S3Store(s3_settings(port))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_what_was_put_is_got_and_overwritten(store: ObjectStore) -> None:
+    store.put(URI, b"one")
+    store.put(URI, b"\x00two\xff")
+    assert store.get(URI) == b"\x00two\xff"
+    assert store.exists(URI)
+
+
+def test_what_is_not_there_is_missing_not_an_outage(store: ObjectStore) -> None:
+    assert not store.exists(URI)
+    with pytest.raises(ObjectMissing):
+        store.get(URI)
+
+
+def test_a_uri_that_is_not_s3_is_refused(store: ObjectStore) -> None:
+    with pytest.raises(ValueError, match="s3://bucket/key"):
+        store.get("file:///etc/passwd")
+
+
+def test_an_outage_is_transient() -> None:
+    away = S3Store(s3_settings(free_port()))
+    with pytest.raises(StoreUnavailable):
+        away.get(URI)
+    fake = MemoryStore()
+    fake.available = False
+    with pytest.raises(StoreUnavailable):
+        fake.get(URI)
+
+
+def test_bucket_and_key_are_told_apart() -> None:
+    assert split_uri("s3://b/a/c.txt") == ("b", "a/c.txt")

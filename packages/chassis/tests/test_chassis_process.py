@@ -1,0 +1,52 @@
+"""Background work that fails stops the process; work that is cancelled does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from readmit_chassis.health import Health, health_router
+from readmit_chassis.process import Process
+
+
+async def test_a_background_failure_is_kept_and_announced_once() -> None:
+    process = Process()
+    woken = asyncio.Event()
+    process.on_fail(woken.set)
+
+    async def broken() -> None:
+        raise RuntimeError("first")
+
+    async with process.background(broken()):
+        await asyncio.wait_for(woken.wait(), 5)
+    process.fail(RuntimeError("second"))
+    assert str(process.failure) == "first"
+
+
+async def test_background_work_ends_with_its_block_without_failing_the_process() -> None:
+    process = Process()
+    async with process.background(asyncio.Event().wait()):  # type: ignore[arg-type]  its result does not matter
+        pass
+    assert process.failure is None
+
+
+def test_readiness_names_what_it_waits_for_and_liveness_does_not_care() -> None:
+    health = Health("kafka", "model")
+    app = FastAPI()
+    app.include_router(health_router(health))
+    with TestClient(app) as client:
+        assert client.get("/livez").status_code == 200
+        health.set("kafka", True)
+        waiting = client.get("/readyz")
+        assert (waiting.status_code, waiting.json()["waiting_for"]) == (503, ["model"])
+        health.set("model", True)
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("CRITICAL")
