@@ -1,0 +1,1 @@
+"""From a raw encounter to a clean encounter to a row of numbers, the same way for training and for serving."""

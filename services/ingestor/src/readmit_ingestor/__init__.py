@@ -1,0 +1,1 @@
+"""From a source of encounters to batches that are clean, split by patient, and announced."""

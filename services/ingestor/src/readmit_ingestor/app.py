@@ -1,0 +1,60 @@
+"""The composition root: the only place where the ingestor's parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from readmit_chassis.envelope import Envelope
+from readmit_chassis.health import Health, health_router
+from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
+from readmit_chassis.migrations import apply_migrations
+from readmit_chassis.outbox import OutboxRelay
+from readmit_chassis.process import Process
+from readmit_contracts.events import IngestionRequested
+from readmit_contracts.topics import INGESTION_REQUESTED
+from readmit_ingestor import store
+from readmit_ingestor.api import ingestion_router
+from readmit_ingestor.runner import Runner, headers_json
+from readmit_ingestor.settings import IngestorSettings
+
+
+def make_app(settings: IngestorSettings, process: Process) -> FastAPI:
+    """Connect everything; nothing is opened before the application starts."""
+    conninfo = settings.postgres.conninfo()
+    pool = store.make_pool(conninfo)
+    broker = make_broker(settings.kafka, "ingestor")
+    health = Health("database", "kafka")
+    runner = Runner(conninfo, settings.cache_dir, settings.source_url, settings.batch_rows, settings.max_bad_share)
+
+    async def on_requested(event: IngestionRequested, envelope: Envelope) -> None:
+        await store.request(pool, event.request_id, event.source, event.requested_by, headers_json(envelope))
+
+    consume(
+        broker, topic=INGESTION_REQUESTED.name, dead_letter=INGESTION_REQUESTED.dead_letter, group="ingestor",
+        event_type=IngestionRequested, handle=on_requested, process=process,
+    )  # fmt: skip
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(apply_migrations, conninfo, store.SCHEMA, "readmit_ingestor")
+        async with pool:
+            health.set("database", True)
+            background = process.background(
+                runner.run(),
+                OutboxRelay(store.SCHEMA, conninfo, publisher(broker)).run(),
+                keep_starting(broker, lambda: health.set("kafka", True)),
+            )
+            try:
+                async with background:
+                    yield
+            finally:
+                await broker.stop()
+
+    app = FastAPI(title="Readmit ingestor", lifespan=lifespan)
+    app.include_router(health_router(health))
+    app.include_router(ingestion_router(pool))
+    return app

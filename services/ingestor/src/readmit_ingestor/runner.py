@@ -1,0 +1,188 @@
+"""Runs requested ingestions, one after the other, in a thread beside the event loop.
+
+The session's advisory lock makes one replica the runner. A request that was `running` when its runner was killed is
+simply run again: nothing of it was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import structlog
+
+from readmit_chassis.envelope import Envelope
+from readmit_ingestor import store
+from readmit_ingestor.errors import SourceFault
+from readmit_ingestor.ingestion import Progress, Rules, ingest
+from readmit_ingestor.metrics import INGESTIONS, ROWS, RUNNING, SECONDS
+from readmit_ingestor.reading import CsvReader
+from readmit_ingestor.sources import open_source
+
+log = structlog.get_logger()
+
+_NOTE_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Everything an ingestion needs to know about its surroundings."""
+
+    conninfo: str
+    cache_dir: Path
+    uci_url: str
+    batch_rows: int
+    max_bad_share: float
+
+    async def run(self) -> None:
+        """Run requests until cancelled; an outage of the database is waited out."""
+        while True:
+            stopping = threading.Event()
+            try:
+                await self._in_thread(stopping)
+            except psycopg.OperationalError as error:
+                log.warning("ingestion_interrupted", error=str(error).strip())
+                await asyncio.sleep(1.0)
+            finally:
+                stopping.set()
+
+    async def _in_thread(self, stopping: threading.Event) -> None:
+        ended = asyncio.get_running_loop().create_future()
+
+        def work() -> None:
+            outcome: BaseException | None = None
+            try:
+                self._session(stopping)
+            except BaseException as error:  # noqa: BLE001  handed over to the event loop, which decides
+                outcome = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending anyway
+                ended.get_loop().call_soon_threadsafe(_settle, ended, outcome)
+
+        # A daemon: an ingestion in progress does not hold up the end of the process, it will be run again.
+        threading.Thread(target=work, name="ingestion", daemon=True).start()
+        await ended
+
+    def _session(self, stopping: threading.Event) -> None:
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
+            connection.execute("LISTEN raw_data_ingestions")
+            while not stopping.is_set():
+                if self._is_the_runner(connection) and (claimed := store.claim(connection)):
+                    self.run_one(connection, claimed)
+                else:
+                    for _ in connection.notifies(timeout=1.0, stop_after=1):
+                        pass
+
+    @staticmethod
+    def _is_the_runner(connection: psycopg.Connection[Any]) -> bool:
+        """Whether this session holds the runner's lock; it goes with the session."""
+        row = connection.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"
+            " OR pg_try_advisory_lock(hashtext('raw_data.ingestions'))"
+        ).fetchone()
+        return bool(row and row[0])
+
+    def run_one(self, notes: psycopg.Connection[Any], claimed: store.Row) -> None:
+        """Run one request to its end. `notes` is an autocommit connection on which progress is shown."""
+        request_id: UUID = claimed["request_id"]
+        source: str = claimed["source"]
+        started = time.monotonic()
+        log.info("ingestion_started", request_id=str(request_id))
+        RUNNING.set(1)
+        try:
+            self._ingest(notes, request_id, source, claimed["headers"])
+        except SourceFault as fault:
+            store.finish(notes, request_id, "failed", error_code=fault.code, error_message=fault.message)
+            INGESTIONS.labels("failed").inc()
+            log.warning("ingestion_failed", request_id=str(request_id), code=fault.code, reason=fault.message)
+        else:
+            SECONDS.observe(time.monotonic() - started)
+            log.info("ingestion_ended", request_id=str(request_id), seconds=round(time.monotonic() - started, 2))
+        finally:
+            RUNNING.set(0)
+
+    def _ingest(
+        self, notes: psycopg.Connection[Any], request_id: UUID, source: str, headers: dict[str, str] | None
+    ) -> None:
+        shown = _Shown(notes, request_id)
+        rules = Rules(self.batch_rows, self.max_bad_share, shown.progress)
+        cause = Envelope.from_headers(headers) if headers else None
+        with (
+            open_source(source, cache_dir=self.cache_dir, uci_url=self.uci_url, on_bytes=shown.bytes) as opened,
+            psycopg.connect(self.conninfo) as connection,
+        ):
+            done = ingest(
+                connection, CsvReader(opened.stream, source), source=source, synthetic=opened.synthetic, rules=rules,
+                cause=cause,
+            )  # fmt: skip
+            if done.unchanged:
+                connection.rollback()
+            counts = shown.counts()
+            store.finish(
+                connection, request_id, "unchanged" if done.unchanged else "done",
+                dataset_version=done.dataset_version, synthetic=done.synthetic, **counts,
+            )  # fmt: skip
+            connection.commit()
+        INGESTIONS.labels("unchanged" if done.unchanged else "done").inc()
+        if not done.unchanged:
+            ROWS.labels("read").inc(counts["rows_read"])
+            ROWS.labels("quarantined").inc(counts["rows_quarantined"])
+            ROWS.labels("excluded").inc(counts["rows_excluded"])
+
+
+class _Shown:
+    """Writes progress into the request's row, a few times a second at most."""
+
+    def __init__(self, connection: psycopg.Connection[Any], request_id: UUID) -> None:
+        self._connection = connection
+        self._request_id = request_id
+        self._last = 0.0
+        self._stage = ""
+        self._progress = Progress()
+
+    def counts(self) -> dict[str, int]:
+        seen = self._progress
+        return {
+            "rows_read": seen.rows_read,
+            "rows_total": seen.rows_read,
+            "rows_quarantined": seen.rows_quarantined,
+            "rows_excluded": seen.rows_excluded,
+            "batches_written": seen.batches_written,
+        }
+
+    def bytes(self, done: int, total: int | None) -> None:
+        self._note("downloading", bytes_done=done, bytes_total=total)
+
+    def progress(self, progress: Progress) -> None:
+        self._progress = progress
+        # The total is known only at the end, and batches are there only once they are committed.
+        unknown = {"rows_total", "batches_written"}
+        self._note(progress.stage, **{name: count for name, count in self.counts().items() if name not in unknown})
+
+    def _note(self, stage: str, **state: object) -> None:
+        now = time.monotonic()
+        if stage == self._stage and now - self._last < _NOTE_EVERY_S:
+            return
+        self._last, self._stage = now, stage
+        store.note(self._connection, self._request_id, stage=stage, **state)
+
+
+def _settle(ended: asyncio.Future[None], outcome: BaseException | None) -> None:
+    if ended.done():
+        return
+    if outcome is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(outcome)
+
+
+def headers_json(envelope: Envelope | None) -> str | None:
+    """The envelope of the request, to continue its trace from the row."""
+    return json.dumps(envelope.headers()) if envelope else None

@@ -1,0 +1,28 @@
+"""Settings of the ingestor, from `INGESTOR_*` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from readmit_chassis.settings import KafkaSettings, PostgresSettings, service_config
+
+UCI_ARCHIVE = "https://archive.ics.uci.edu/static/public/296/diabetes+130-us+hospitals+for+years+1999-2008.zip"
+
+
+class IngestorSettings(BaseSettings):
+    """Frozen; built once, in `__main__`."""
+
+    model_config = service_config("INGESTOR_")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 30611
+    kafka: KafkaSettings
+    postgres: PostgresSettings
+    cache_dir: Annotated[Path, Field(description="where downloads are kept")]
+    source_url: Annotated[str, Field(description="what the source `uci` stands for")] = UCI_ARCHIVE
+    batch_rows: Annotated[int, Field(ge=100)] = 15_000
+    max_bad_share: Annotated[float, Field(ge=0, le=1, description="more bad rows than this fail the ingestion")] = 0.05

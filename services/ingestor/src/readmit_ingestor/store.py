@@ -1,0 +1,102 @@
+"""What was asked of the ingestor and how far it is (`raw_data.ingestions`), and the datasets that came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from readmit_chassis.failures import Transient
+
+SCHEMA = "raw_data"
+
+Row = dict[str, Any]
+Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
+
+_SHOWN = sql.SQL(
+    "request_id, source, requested_by, status, stage, bytes_done, bytes_total, rows_read, rows_total,"
+    " rows_quarantined, rows_excluded, batches_written, dataset_version, synthetic,"
+    " CASE WHEN error_code IS NULL THEN NULL"
+    " ELSE jsonb_build_object('code', error_code, 'message', error_message) END AS error, requested_at, finished_at"
+)
+
+
+def make_pool(conninfo: str) -> Pool:
+    """A pool that opens with the application."""
+    return AsyncConnectionPool(
+        conninfo,
+        connection_class=psycopg.AsyncConnection[Row],
+        min_size=1,
+        max_size=4,
+        open=False,
+        kwargs={"row_factory": dict_row},
+    )
+
+
+async def request(pool: Pool, request_id: UUID, source: str, requested_by: str, headers: str | None) -> None:
+    """Note that somebody asks for a source; asking twice with one id is asking once. Wakes the runner."""
+    try:
+        async with pool.connection() as connection:
+            await connection.execute(
+                "INSERT INTO raw_data.ingestions (request_id, source, requested_by, headers) VALUES (%s, %s, %s, %s)"
+                " ON CONFLICT (request_id) DO NOTHING",
+                (request_id, source, requested_by, headers),
+            )
+            await connection.execute("SELECT pg_notify('raw_data_ingestions', '')")
+    except psycopg.OperationalError as error:
+        raise Transient(f"database away: {error}") from error
+
+
+async def ingestion(pool: Pool, request_id: UUID) -> Row | None:
+    """One request and its state."""
+    async with pool.connection() as connection:
+        query = sql.SQL("SELECT {} FROM raw_data.ingestions WHERE request_id = %s").format(_SHOWN)
+        return await (await connection.execute(query, (request_id,))).fetchone()
+
+
+async def ingestions(pool: Pool, limit: int = 20) -> list[Row]:
+    """The latest requests, newest first."""
+    async with pool.connection() as connection:
+        query = sql.SQL("SELECT {} FROM raw_data.ingestions ORDER BY requested_at DESC LIMIT %s").format(_SHOWN)
+        return await (await connection.execute(query, (limit,))).fetchall()
+
+
+async def datasets(pool: Pool) -> list[Row]:
+    """Every version of the data with its batches, oldest first."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT d.*, (SELECT coalesce(jsonb_agg(to_jsonb(b) - 'dataset_version' ORDER BY b.batch_id), '[]'::jsonb)"
+            " FROM clean_data.batch_info AS b WHERE b.dataset_version = d.version) AS batches"
+            " FROM clean_data.datasets AS d ORDER BY d.version"
+        )
+        return await cursor.fetchall()
+
+
+def claim(connection: psycopg.Connection[Any]) -> Row | None:
+    """The oldest request that nobody has finished, marked running. The caller holds the runner's lock."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "UPDATE raw_data.ingestions SET status = 'running', stage = 'opening' WHERE request_id = ("
+            " SELECT request_id FROM raw_data.ingestions WHERE status IN ('requested', 'running')"
+            " ORDER BY requested_at LIMIT 1) RETURNING request_id, source, headers"
+        )
+        return cursor.fetchone()
+
+
+def note(connection: psycopg.Connection[Any], request_id: UUID, **state: object) -> None:
+    """Update columns of one request."""
+    assignments = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in state)
+    connection.execute(
+        sql.SQL("UPDATE raw_data.ingestions SET {} WHERE request_id = %s").format(assignments),
+        [*state.values(), request_id],
+    )
+
+
+def finish(connection: psycopg.Connection[Any], request_id: UUID, status: str, **state: object) -> None:
+    """Mark a request ended; in the ingestion's own transaction when it committed something."""
+    note(connection, request_id, status=status, stage=None, **state)
+    connection.execute("UPDATE raw_data.ingestions SET finished_at = now() WHERE request_id = %s", (request_id,))
