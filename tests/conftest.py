@@ -67,7 +67,7 @@ class Platform:
         passwords = json.loads((self.state_dir / "secrets.json").read_text())
         with psycopg.connect(
             host="127.0.0.1", port=self.stack["ports"]["postgres"], dbname="readmit", user=role,
-            password=passwords[role],
+            password=passwords[f"postgres/{role}"],
         ) as connection:  # fmt: skip
             return connection.execute(query.encode()).fetchall()
 

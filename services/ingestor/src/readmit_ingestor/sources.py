@@ -108,7 +108,7 @@ def download(url: str, cache_dir: Path, on_bytes: OnBytes) -> Path:
             length = answer.headers.get("content-length")
             total = done + int(length) if length and "content-encoding" not in answer.headers else None
             with partial.open("ab" if resumed else "wb") as file:
-                for block in answer.iter_bytes(1 << 16):
+                for block in answer.iter_bytes():  # as they come: what was received is kept
                     file.write(block)
                     done += len(block)
                     on_bytes(done, total)
@@ -117,8 +117,6 @@ def download(url: str, cache_dir: Path, on_bytes: OnBytes) -> Path:
         raise SourceFault(
             "source_unreachable", f"{url}: not reachable ({reason}); try again, or give a file"
         ) from error
-    if total is not None and done != total:
-        raise SourceFault("source_unreachable", f"{url}: ended after {done} of {total} bytes; ask again to resume")
     partial.replace(whole)
     return whole
 

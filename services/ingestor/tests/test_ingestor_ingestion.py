@@ -1,0 +1,240 @@
+"""One ingestion on a real database: whole or not at all, once per content, no patient in two splits."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from readmit_chassis.migrations import apply_migrations
+from readmit_contracts.encounter import COLUMNS
+from readmit_contracts.events import BatchReady
+from readmit_features.synthetic import write_sample
+from readmit_ingestor import store
+from readmit_ingestor.runner import Runner
+
+pytestmark = pytest.mark.stack
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    from readmit_chassis.testing import postgres_server  # noqa: PLC0415  needs the testing extra, as this module alone
+
+    with postgres_server() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def database(server: str) -> Iterator[Connection]:
+    """A connection to a fresh database with the ingestor's tables."""
+    name = f"t{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
+    conninfo = server.replace("dbname=postgres", f"dbname={name}")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA raw_data")
+        connection.execute("CREATE SCHEMA clean_data")
+        apply_migrations(conninfo, store.SCHEMA, "readmit_ingestor")
+        yield connection
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.csv"
+    write_sample(path, rows=4_000)
+    return path
+
+
+def runner(database: Connection, tmp_path: Path) -> Runner:
+    return Runner(conninfo(database), tmp_path / "cache", "", batch_rows=1_000, max_bad_share=0.05)
+
+
+def conninfo(database: Connection) -> str:
+    parts = database.info
+    return f"host=127.0.0.1 port={parts.port} dbname={parts.dbname} user={parts.user}"
+
+
+def ask(database: Connection, source: object) -> UUID:
+    request_id = uuid4()
+    database.execute(
+        "INSERT INTO raw_data.ingestions (request_id, source, requested_by) VALUES (%s, %s, 'test')",
+        (request_id, str(source)),
+    )
+    return request_id
+
+
+def run(database: Connection, tmp_path: Path, source: object) -> dict[str, Any]:
+    request_id = ask(database, source)
+    claimed = store.claim(database)
+    assert claimed is not None
+    runner(database, tmp_path).run_one(database, claimed)
+    with database.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        cursor.execute("SELECT * FROM raw_data.ingestions WHERE request_id = %s", (request_id,))
+        found = cursor.fetchone()
+    assert found is not None
+    return found
+
+
+def count(database: Connection, table: str) -> int:
+    row = database.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()  # noqa: S608  our literals
+    assert row is not None
+    return int(row[0])
+
+
+def test_the_tables_have_the_columns_of_the_encounter_schema(database: Connection) -> None:
+    for table, before in (("diabetes_train", 1), ("diabetes_test", 1)):
+        names = database.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = 'clean_data' AND table_name = %s"
+            " ORDER BY ordinal_position",
+            (table,),
+        ).fetchall()
+        assert [name for (name,) in names][before : before + 50] == [column.key for column in COLUMNS]
+
+
+def test_every_row_has_exactly_one_place_and_every_batch_its_event(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    ended = run(database, tmp_path, source)
+    assert (ended["status"], ended["dataset_version"], ended["rows_read"]) == ("done", 1, 4_000)
+    placed = sum(count(database, f"clean_data.diabetes_{t}") for t in ("train", "validation", "test", "excluded"))
+    assert placed == count(database, "raw_data.diabetes") == 4_000
+    assert count(database, "clean_data.diabetes_excluded") == ended["rows_excluded"] > 0
+    shared = database.execute(
+        "SELECT count(*) FROM clean_data.diabetes_train JOIN clean_data.diabetes_test USING (patient_nbr)"
+    ).fetchone()
+    assert shared == (0,)
+    batches = database.execute("SELECT batch_id, rows, sha256 FROM clean_data.batch_info ORDER BY 1").fetchall()
+    assert [rows for _, rows, _ in batches][:-1] == [1_000] * (len(batches) - 1)
+    payloads = database.execute("SELECT payload FROM raw_data.outbox ORDER BY id").fetchall()
+    events = [BatchReady.model_validate(payload) for (payload,) in payloads]
+    assert [(event.batch, event.rows, event.batch_sha256) for event in events] == batches
+    assert not any(event.synthetic for event in events)
+
+
+def test_rows_stand_in_encounter_order_across_batches(database: Connection, source: Path, tmp_path: Path) -> None:
+    run(database, tmp_path, source)
+    spans = database.execute(
+        "SELECT min(encounter_id), max(encounter_id) FROM clean_data.diabetes_train GROUP BY batch_id ORDER BY batch_id"
+    ).fetchall()
+    assert all(before[1] < after[0] for before, after in pairwise(spans))
+
+
+def test_the_same_bytes_again_change_nothing_and_say_so(database: Connection, source: Path, tmp_path: Path) -> None:
+    run(database, tmp_path, source)
+    events = count(database, "raw_data.outbox")
+    again = run(database, tmp_path, source)
+    assert (again["status"], again["dataset_version"]) == ("unchanged", 1)
+    assert count(database, "raw_data.outbox") == events
+    assert count(database, "raw_data.diabetes") == 4_000
+
+
+def test_changed_bytes_are_a_new_version_with_the_same_splits(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    run(database, tmp_path, source)
+    lines = source.read_text().splitlines(keepends=True)
+    source.write_text("".join(lines[:-100]))
+    assert run(database, tmp_path, source)["dataset_version"] == 2
+    moved = database.execute(
+        "SELECT count(*) FROM clean_data.diabetes_train a JOIN clean_data.diabetes_test b USING (patient_nbr)"
+    ).fetchone()
+    assert moved == (0,)
+
+
+def test_bad_rows_are_kept_in_quarantine_with_their_reasons(database: Connection, source: Path, tmp_path: Path) -> None:
+    lines = source.read_text().splitlines()
+    lines[10] = lines[10].replace("Female", "Robot").replace("Male", "Robot")
+    lines[20] += ",one too many"
+    source.write_text("\n".join(lines) + "\n")
+    assert run(database, tmp_path, source)["rows_quarantined"] == 2
+    kept = database.execute("SELECT line, reasons FROM raw_data.quarantine ORDER BY line").fetchall()
+    assert [line for line, _ in kept] == [11, 21]
+    assert kept[0][1][0]["field"] == "gender"
+    assert kept[0][1][0]["value"] == "Robot"
+
+
+def test_a_doubled_encounter_is_set_apart(database: Connection, source: Path, tmp_path: Path) -> None:
+    lines = source.read_text().splitlines()
+    survivor = next(line for line in lines[1:] if line.split(",")[7] == "1")
+    source.write_text("\n".join([*lines, survivor]) + "\n")
+    run(database, tmp_path, source)
+    doubled = database.execute(
+        "SELECT count(*) FROM clean_data.diabetes_excluded WHERE reason = 'duplicate_encounter'"
+    ).fetchone()
+    assert doubled == (1,)
+
+
+def test_too_many_bad_rows_fail_the_whole_and_leave_nothing(database: Connection, source: Path, tmp_path: Path) -> None:
+    lines = source.read_text().splitlines()
+    lines[1:400] = [line.replace("No", "Nope") for line in lines[1:400]]
+    source.write_text("\n".join(lines) + "\n")
+    ended = run(database, tmp_path, source)
+    assert (ended["status"], ended["error_code"]) == ("failed", "too_many_bad_rows")
+    for table in ("raw_data.diabetes", "raw_data.quarantine", "raw_data.outbox", "clean_data.datasets"):
+        assert count(database, table) == 0
+
+
+def test_synthetic_rows_are_marked_everywhere(database: Connection, tmp_path: Path) -> None:
+    assert run(database, tmp_path, "sample:2000")["synthetic"] is True
+    assert database.execute("SELECT synthetic FROM clean_data.datasets").fetchall() == [(True,)]
+    assert database.execute("SELECT bool_and(synthetic) FROM clean_data.batch_info").fetchall() == [(True,)]
+    assert database.execute("SELECT bool_and((payload->>'synthetic')::bool) FROM raw_data.outbox").fetchall() == [
+        (True,)
+    ]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import psycopg
+from readmit_ingestor import ingestion, store
+from readmit_ingestor.runner import Runner
+conninfo, cache, stage = sys.argv[1:]
+whole = getattr(ingestion, stage)
+def killed(*args, **kwargs):
+    whole(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(ingestion, stage, killed)
+with psycopg.connect(conninfo, autocommit=True) as notes:
+    Runner(conninfo, Path(cache), "", 1_000, 0.05).run_one(notes, store.claim(notes))
+"""
+
+
+@pytest.mark.parametrize("stage", ["_make_staging", "_take", "_distribute", "_refuse_leakage", "_describe_batches"])
+def test_killed_at_any_stage_it_leaves_nothing_and_a_rerun_completes_once(
+    stage: str, database: Connection, source: Path, tmp_path: Path
+) -> None:
+    ask(database, source)
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, conninfo(database), str(tmp_path / "cache"), stage],
+        check=False, capture_output=True, env={**os.environ},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert count(database, "raw_data.diabetes") == 0
+    assert count(database, "raw_data.outbox") == 0
+    claimed = store.claim(database)
+    assert claimed is not None
+    runner(database, tmp_path).run_one(database, claimed)
+    assert database.execute("SELECT status, dataset_version FROM raw_data.ingestions").fetchall() == [("done", 1)]
+    assert count(database, "raw_data.diabetes") == 4_000
+    assert count(database, "raw_data.outbox") == count(database, "clean_data.batch_info")
+    assert store.claim(database) is None
+
+
+def test_a_sample_in_a_text_stream_and_in_a_file_are_the_same(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    write_sample(stream, rows=10)
+    write_sample(tmp_path / "s.csv", rows=10)
+    assert (tmp_path / "s.csv").read_text() == stream.getvalue()
