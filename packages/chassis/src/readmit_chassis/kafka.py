@@ -184,7 +184,7 @@ def _stopping(
             await handle(message)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001  whatever it is, it stops the process
+        except BaseException as error:
             EVENTS_CONSUMED.labels(topic, "crashed").inc()
             log.error("event_failed", topic=topic, seconds=round(time.monotonic() - started, 3))  # noqa: TRY400  fail logs it
             process.fail(error)

@@ -1,0 +1,31 @@
+"""The model bundle: what a trained model is, as data. Trainers pack it, serving verifies and loads it."""
+
+from readmit_bundle.archive import Bundle, pack, read_bundle, write_bundle
+from readmit_bundle.errors import BundleRefused
+from readmit_bundle.manifest import (
+    FORMAT_VERSION,
+    Calibration,
+    GoldenRow,
+    Lineage,
+    Manifest,
+    ScorerKind,
+    Threshold,
+)
+from readmit_bundle.model import Model, load_model
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Bundle",
+    "BundleRefused",
+    "Calibration",
+    "GoldenRow",
+    "Lineage",
+    "Manifest",
+    "Model",
+    "ScorerKind",
+    "Threshold",
+    "load_model",
+    "pack",
+    "read_bundle",
+    "write_bundle",
+]

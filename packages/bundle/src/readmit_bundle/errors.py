@@ -1,0 +1,11 @@
+"""How a bundle fails."""
+
+from __future__ import annotations
+
+
+class BundleRefused(Exception):  # noqa: N818  says what happened to the bundle, as the events do
+    """The bundle must not serve; `reason` says why in one line. The same bytes will always be refused."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
