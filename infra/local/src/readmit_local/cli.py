@@ -1,0 +1,246 @@
+"""The commands. Each prints one line and exits with 1 when it cannot do what it was asked; 2 is wrong usage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from readmit_local.client import Ingestion, Services, request_ingestion
+from readmit_local.errors import LocalError
+from readmit_local.log_tail import tail
+from readmit_local.ports import DEFAULT_PORTS
+from readmit_local.source import resolve_source
+from readmit_local.state import State
+from readmit_local.status import stack_status, stop_running
+from readmit_local.up import Options, up
+
+app = typer.Typer(
+    help="Readmit on this machine: the whole loop from raw encounters to a served risk, with real parts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False)
+
+StateDir = Annotated[Path, typer.Option("--state-dir", help="Where databases, objects, logs and secrets are kept.")]
+_STATE_DIR = Path(".readmit")
+
+
+class KafkaChoice(str, Enum):  # noqa: UP042  typer shows the values of a str enum
+    """Which Kafka."""
+
+    embedded = "embedded"
+    apache = "apache"
+
+
+class PortsChoice(str, Enum):  # noqa: UP042  as above
+    """Which ports."""
+
+    default = "default"
+    free = "free"
+
+
+@app.command("up")
+def up_command(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="PATH or URL of the CSV or zip, `uci`, or `sample[:ROWS]`. Without it: the data that the state "
+            "holds, else the UCI archive (cached), else a synthetic sample."
+        ),
+    ] = None,
+    exit_when_served: Annotated[
+        bool, typer.Option("--exit-when-served", help="Stop everything after the first answer.")
+    ] = False,
+    exit_when_trained: Annotated[
+        bool, typer.Option("--exit-when-trained", help="Stop everything when all fits are judged.")
+    ] = False,
+    state_dir: StateDir = _STATE_DIR,
+    kafka: Annotated[
+        KafkaChoice, typer.Option(help="The embedded broker, or Apache Kafka itself (needs java and mvn).")
+    ] = KafkaChoice.embedded,
+    ports: Annotated[PortsChoice, typer.Option(help="The default ports, or any free ones.")] = PortsChoice.default,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N", help=f"Another port for one part. Names: {', '.join(DEFAULT_PORTS)}."),
+    ] = None,
+    pods: Annotated[int, typer.Option(min=1, max=16, help="Inference processes.")] = 1,
+) -> None:
+    """Start everything, ingest, train, promote, serve; Ctrl-C stops it and keeps the state."""
+    try:
+        options = Options(
+            State(state_dir.resolve()),
+            None if source is None else resolve_source(source),
+            kafka.value,
+            ports.value,
+            _port_overrides(port or []),
+            pods,
+            "served" if exit_when_served else "trained" if exit_when_trained else None,
+        )
+        asyncio.run(up(options, _out))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def down(state_dir: StateDir = _STATE_DIR) -> None:
+    """Stop the running `readmit up`, and what a killed one left behind. The state is kept."""
+    for line in asyncio.run(stop_running(State(state_dir.resolve()))):
+        _out.print(line)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False, state_dir: StateDir = _STATE_DIR
+) -> None:
+    """Show which parts run and where, the datasets, the fits and the champion. Exit code 1 when nothing runs."""
+    found = asyncio.run(stack_status(State(state_dir.resolve())))
+    if as_json:
+        print(json.dumps(found, indent=2))  # noqa: T201  for programs: no wrapping, no colours
+    else:
+        _print_status(found)
+    if not found["running"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    service: Annotated[str, typer.Argument(help="Name of a part, as `readmit status` shows it.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Show what a part logged."""
+    state = State(state_dir.resolve())
+    if not state.log_file(service).is_file():
+        there = ", ".join(sorted(path.stem for path in state.logs.glob("*.log"))) or "none yet"
+        raise LocalError(f"no log of {service!r} in {state.logs}; there are: {there}")
+    try:
+        for line in tail(state.log_file(service), lines, follow=follow):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="PATH, URL, `uci` or `sample[:ROWS]`.")],
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Ask the running ingestor for a source, and wait for the end of it."""
+    try:
+        resolved = resolve_source(source)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    ended = asyncio.run(_ingest(_running_urls(state_dir), resolved))
+    if ended.status == "failed":
+        raise LocalError(f"source {source}: {ended.error.message if ended.error else 'the ingestor gave no reason'}")
+    what = "has nothing new; it is" if ended.status == "unchanged" else "is ingested as"
+    _out.print(f"{source} {what} dataset {ended.dataset_version}" + (" (SYNTHETIC)" if ended.synthetic else ""))
+
+
+@app.command()
+def predict(
+    file: Annotated[str, typer.Argument(help="JSON file with one encounter, or - for standard input.")],
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Post one encounter to the running model and print its answer."""
+    try:
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise LocalError(f"{file}: {error.strerror}; give a JSON file with one encounter, or -") from error
+    status_code, answer = asyncio.run(_predict(_running_urls(state_dir), body))
+    (_out if status_code == 200 else Console(stderr=True)).print_json(answer)
+    if status_code != 200:
+        raise LocalError(f"{file}: refused with {status_code}; the answer above says why")
+
+
+@app.command()
+def sample(
+    rows: Annotated[int, typer.Argument(min=1, help="How many encounters.")] = 20_000,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File; without it, standard output.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives other rows.")] = 7,
+    state_dir: StateDir = _STATE_DIR,  # noqa: ARG001  every command takes it
+) -> None:
+    """Write a SYNTHETIC sample of the source's schema as CSV: generated rows, no real patients."""
+    from readmit_features.synthetic import write_sample  # noqa: PLC0415  numpy takes its time, others need none of it
+
+    try:
+        write_sample(sys.stdout if output is None else output, rows, seed=seed)
+    except OSError as error:
+        raise LocalError(f"{output}: {error.strerror}; choose another file with -o") from error
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        app()
+    except LocalError as error:
+        print(f"readmit: {error}", file=sys.stderr)  # noqa: T201  one line, unwrapped
+        sys.exit(1)
+
+
+def _port_overrides(given: list[str]) -> dict[str, int]:
+    overrides = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if not number.isdecimal() or not 0 < int(number) < 65536:
+            raise ValueError(f"--port {text}: write NAME=N, e.g. inference=8080")
+        overrides[name] = int(number)
+    return overrides
+
+
+def _running_urls(state_dir: Path) -> dict[str, Any]:
+    urls: dict[str, Any] = State(state_dir.resolve()).running_stack()["urls"]
+    return urls
+
+
+async def _ingest(urls: dict[str, Any], source: str) -> Ingestion:
+    services = Services(urls)
+    try:
+        request_id = await request_ingestion(urls["kafka"], source)
+        while True:
+            ingestion = await services.ingestion(request_id)
+            if ingestion is not None and ingestion.ended:
+                return ingestion
+            await asyncio.sleep(0.5)
+    finally:
+        await services.close()
+
+
+async def _predict(urls: dict[str, Any], body: bytes) -> tuple[int, str]:
+    services = Services(urls)
+    try:
+        answer = await services.predict(urls["inference"][0], body)
+    finally:
+        await services.close()
+    if answer is None:
+        raise LocalError(f"inference at {urls['inference'][0]} does not answer; see `readmit logs inference`")
+    return answer.status_code, answer.text
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    if not found["running"]:
+        _out.print(f"nothing runs on {found['state_dir']}; start it with `readmit up`")
+        return
+    table = Table("part", "address", "pid", "state", box=None)
+    for name, part in found["parts"].items():
+        table.add_row(name, part["address"] or "", str(part["pid"] or ""), part["state"])
+    _out.print(table)
+    champion = found["champion"]
+    for dataset in found["datasets"]:
+        _out.print(f"dataset {dataset['version']}: {dataset['batches_total']} batches, {dataset['source']}"
+                   + (" (SYNTHETIC)" if dataset["synthetic"] else ""))  # fmt: skip
+    _out.print("fits: " + (", ".join(f"{count} {state}" for state, count in found["jobs"].items()) or "none"))
+    _out.print(f"champion: {champion['name']} v{champion['version']}, epoch {champion['epoch']}" if champion else
+               "champion: none yet")  # fmt: skip

@@ -1,0 +1,90 @@
+"""The stack: which parts there are, in what order they start, and where to find them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from readmit_local.kafka import apache_part, embedded_part, provision_topics
+from readmit_local.mlflow import mlflow_part
+from readmit_local.object_store import gate_part, store_part
+from readmit_local.ports import HOST, pod_names
+from readmit_local.postgres import apply_roles, postgres_part
+from readmit_local.process_identity import identity
+from readmit_local.services import service_part
+from readmit_local.state import State
+from readmit_local.supervisor import Supervisor
+
+KafkaKind = Literal["embedded", "apache"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One running stack on one state."""
+
+    state: State
+    kafka: KafkaKind
+    ports: dict[str, int]
+    secrets: dict[str, str]
+    supervisor: Supervisor
+    pods: int = 1
+
+    def description(self) -> dict[str, Any]:
+        """What others need to find it; `stack.json`."""
+        url = {name: f"http://{HOST}:{port}" for name, port in self.ports.items()}
+        up = os.getpid()
+        return {
+            "up": {"pid": up, "started": identity(up)},
+            "ports": self.ports,
+            "urls": {
+                **{name: url[name] for name in ("ui", "ingestor", "trainer", "promoter", "mlflow", "s3")},
+                "inference": [url[name] for name in pod_names(self.pods)],
+                "kafka": f"{HOST}:{self.ports['kafka']}",
+            },
+            "pids": {},
+            "started": {},
+        }
+
+    async def start_parts(self) -> None:
+        """PostgreSQL with its roles, the object store, Kafka with its topics."""
+        await asyncio.gather(self._start_postgres(), self._start_store_and_kafka())
+
+    async def start_mlflow(self) -> None:
+        """MLflow, which takes 20 s: nobody waits for it before they need it."""
+        await self.supervisor.start(mlflow_part(self.ports, self.secrets), timeout_s=180)
+
+    async def start_services(self) -> None:
+        """All services at once: none of them needs another to start."""
+        names = {name: name for name in ("ingestor", "trainer", "promoter")}
+        names |= {pod: "inference" for pod in pod_names(self.pods)} | {"ui": "ui"}
+        await asyncio.gather(
+            *(
+                self.supervisor.start(
+                    service_part(
+                        service, name, self.state, self.ports, self.secrets, idempotent=self.kafka == "apache"
+                    ),
+                    timeout_s=120,
+                )
+                for name, service in names.items()
+            )
+        )
+
+    async def _start_postgres(self) -> None:
+        part = await asyncio.to_thread(
+            postgres_part, self.state, self.ports["postgres"], self.secrets["postgres/postgres"]
+        )
+        await self.supervisor.start(part)
+        await apply_roles(self.ports["postgres"], self.secrets)
+
+    async def _start_store_and_kafka(self) -> None:
+        port, internal = self.ports["kafka"], self.ports["kafka_internal"]
+        await self.supervisor.start(store_part(self.state, self.ports["s3"], self.secrets))
+        if self.kafka == "apache":
+            broker = await asyncio.to_thread(apache_part, self.state, port, internal)
+        else:
+            await self.supervisor.start(gate_part(self.state, internal, self.ports["s3"]))
+            broker = embedded_part(port, internal, self.secrets)
+        await self.supervisor.start(broker)
+        await provision_topics(f"{HOST}:{port}")

@@ -1,0 +1,23 @@
+"""`python -m readmit_inference`: configuration from the environment, then serve until SIGTERM."""
+
+from __future__ import annotations
+
+from readmit_chassis.logs import configure_logging
+from readmit_chassis.process import Process, run
+from readmit_chassis.s3 import S3Store
+from readmit_chassis.settings import load_settings
+from readmit_inference.app import create_app
+from readmit_inference.settings import Settings
+
+
+def main() -> None:
+    """Run the service."""
+    configure_logging("inference")
+    settings = load_settings(Settings)
+    process = Process()
+    app = create_app(settings, S3Store(settings.s3), process)
+    run(app, host=settings.host, port=settings.port, process=process)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The composition root: settings in, an ASGI app out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from faststream.kafka import KafkaBroker
+
+from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.health import Health, health_router
+from readmit_chassis.kafka import follow, keep_starting, make_broker, publish
+from readmit_chassis.process import Process
+from readmit_chassis.s3 import ObjectStore
+from readmit_contracts.events import ModelLoaded, ModelPromoted
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED
+from readmit_inference import problems
+from readmit_inference.announcer import Announcer
+from readmit_inference.cache import BundleCache
+from readmit_inference.champion import LOADED, NEWEST, Champion
+from readmit_inference.handlers import prediction_router, state_router
+from readmit_inference.settings import Settings
+
+SOURCE = "readmit-inference"
+
+
+def create_app(settings: Settings, store: ObjectStore, process: Process) -> FastAPI:
+    """The service. Kafka and the store may be away at start: what the cache holds is served."""
+    health = Health(LOADED, NEWEST)
+    broker = make_broker(settings.kafka, SOURCE)
+
+    async def say_loaded(loaded: ModelLoaded) -> None:
+        envelope = new_envelope(ModelLoaded.EVENT_TYPE, source=SOURCE, subject=loaded.pod_id)
+        await publish(broker, topic=MODEL_LOADED.name, key=loaded.pod_id, event=loaded, envelope=envelope)
+
+    announcer = Announcer(say_loaded)
+    champion = Champion(
+        pod_id=settings.pod_id,
+        get=store.get,
+        cache=BundleCache(settings.cache_dir),
+        announce=announcer.announce,
+        health=health,
+    )
+
+    async def on_promoted(promoted: ModelPromoted, _: Envelope) -> None:
+        champion.want(promoted)
+
+    follow(broker, topic=MODEL_PROMOTED.name, event_type=ModelPromoted, handle=on_promoted, process=process)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await champion.restore()
+        try:
+            async with process.background(champion.run(), _talk(broker, announcer)):
+                yield
+        finally:
+            await broker.stop()
+
+    app = FastAPI(title="Readmit inference", summary="Risk of readmission within 30 days", lifespan=lifespan)
+    problems.install(app)
+    app.include_router(prediction_router(champion, settings.max_body_bytes))
+    app.include_router(state_router(champion, settings.pod_id))
+    app.include_router(health_router(health))
+    app.state.champion = champion
+    return app
+
+
+async def _talk(broker: KafkaBroker, announcer: Announcer) -> None:
+    await keep_starting(broker)
+    await announcer.run()

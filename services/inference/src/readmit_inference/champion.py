@@ -1,0 +1,154 @@
+"""Which model answers: follows promotions, loads beside the running model, swaps one reference."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import structlog
+
+from readmit_bundle import Bundle, BundleRefused, read_bundle
+from readmit_chassis.failures import Transient
+from readmit_chassis.health import Health
+from readmit_chassis.s3 import ObjectMissing
+from readmit_contracts.events import ModelLoaded, ModelPromoted
+from readmit_inference import metrics
+from readmit_inference.cache import BundleCache
+from readmit_inference.domain import Serving, prepare
+from readmit_inference.patience import patience
+
+log = structlog.get_logger()
+
+#: Conditions of readiness: something answers, and nothing newer is known.
+LOADED, NEWEST = "model_loaded", "newest_promotion_loaded"
+
+
+class Champion:
+    """Holds the model that answers, and moves it to the newest promotion.
+
+    `wanted` is the newest promotion heard of, `settled` the newest epoch that was either put in service or refused.
+    Everything but `_load` runs on the event loop; requests read `serving` once and keep what they read.
+    """
+
+    def __init__(
+        self,
+        *,
+        pod_id: str,
+        get: Callable[[str], bytes],
+        cache: BundleCache,
+        announce: Callable[[ModelLoaded], None],
+        health: Health,
+        pauses: Callable[[], Iterator[float]] = patience,
+    ) -> None:
+        self._pod_id = pod_id
+        self._get = get
+        self._cache = cache
+        self._announce = announce
+        self._health = health
+        self._pauses = pauses
+        self._news = asyncio.Event()
+        self.serving: Serving | None = None
+        self.wanted: ModelPromoted | None = None
+        self.settled = 0
+
+    def want(self, promoted: ModelPromoted) -> None:
+        """A promotion was heard of. Older ones than the newest known are ignored."""
+        if self.wanted is not None and promoted.epoch <= self.wanted.epoch:
+            return
+        self.wanted = promoted
+        metrics.MODEL_EPOCH_KNOWN.set(promoted.epoch)
+        self._health.set(NEWEST, False)
+        self._news.set()
+
+    async def restore(self) -> None:
+        """Serve what the cache holds, before any news. A cache that can't be used is ignored."""
+        started = time.perf_counter()
+        cached = await asyncio.to_thread(self._cache.read)
+        if cached is None:
+            return
+        promoted, bundle = cached
+        try:
+            serving = await asyncio.to_thread(prepare, bundle, promoted)
+        except BundleRefused as refused:
+            metrics.MODEL_LOADS.labels("cache_unusable").inc()
+            log.warning("cached_model_refused", epoch=promoted.epoch, reason=str(refused))
+            return
+        self.want(promoted)
+        self._put_in_service(serving, time.perf_counter() - started)
+
+    async def run(self) -> None:
+        """Load the newest promotion whenever there is one; runs until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            pauses = self._pauses()
+            while self.wanted is not None and self.wanted.epoch > self.settled:
+                try:
+                    await self._load(self.wanted)
+                except Transient as away:
+                    metrics.MODEL_LOADS.labels("retried").inc()
+                    pause_s = next(pauses)
+                    log.warning("model_store_away", epoch=self.wanted.epoch, error=str(away), retry_in_s=pause_s)
+                    await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait, but not longer than until the next promotion."""
+        try:
+            await asyncio.wait_for(self._news.wait(), pause_s)
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    async def _load(self, promoted: ModelPromoted) -> None:
+        started = time.perf_counter()
+        try:
+            bundle, serving = await asyncio.to_thread(self._fetch_and_prepare, promoted)
+        except (BundleRefused, ObjectMissing) as refused:
+            reason = str(refused) if isinstance(refused, BundleRefused) else f"the bundle is gone: {refused}"
+            self._refuse(promoted, reason, time.perf_counter() - started)
+            return
+        self._put_in_service(serving, time.perf_counter() - started)
+        try:
+            await asyncio.to_thread(self._cache.write, promoted, bundle)
+        except OSError as error:
+            log.warning("model_not_cached", error=str(error))  # a restart will need the store; serving goes on
+
+    def _fetch_and_prepare(self, promoted: ModelPromoted) -> tuple[Bundle, Serving]:
+        bundle = read_bundle(self._get, promoted.bundle)
+        return bundle, prepare(bundle, promoted)
+
+    def _put_in_service(self, serving: Serving, load_s: float) -> None:
+        self.serving = serving
+        promoted, named = serving.promoted, serving.named
+        self.settled = promoted.epoch
+        self._health.set(LOADED, True)
+        self._health.set(NEWEST, self.wanted is None or self.wanted.epoch == promoted.epoch)
+        metrics.MODEL_INFO.clear()
+        metrics.MODEL_INFO.labels(named.name, named.version, named.sha256, str(named.synthetic).lower()).set(1)
+        metrics.MODEL_EPOCH.set(promoted.epoch)
+        metrics.MODEL_LOAD_SECONDS.set(load_s)
+        metrics.MODEL_LOADS.labels("serving").inc()
+        log.info("model_in_service", model=named.name, version=named.version, epoch=promoted.epoch, load_s=load_s)
+        self._say(promoted, load_s, reason=None)
+
+    def _refuse(self, promoted: ModelPromoted, reason: str, load_s: float) -> None:
+        self.settled = promoted.epoch
+        metrics.MODEL_LOADS.labels("refused").inc()
+        log.error("model_refused", epoch=promoted.epoch, model=promoted.model.name, reason=reason)
+        self._say(promoted, load_s, reason=reason)
+
+    def _say(self, promoted: ModelPromoted, load_s: float, *, reason: str | None) -> None:
+        self._announce(
+            ModelLoaded(
+                pod_id=self._pod_id,
+                outcome="serving" if reason is None else "refused",
+                epoch=promoted.epoch,
+                model=promoted.model,
+                sha256=promoted.bundle.sha256,
+                load_ms=load_s * 1000,
+                reason=reason,
+                at=datetime.now(UTC),
+            )
+        )

@@ -1,0 +1,48 @@
+"""Everything that `POST /predict` can answer instead of a prediction. No HTTP status here: `problems.py` maps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from readmit_contracts.prediction import FieldError
+
+
+class PredictionRefused(Exception):  # noqa: N818  named for what is the case, as its subclasses are
+    """There is no prediction, and `detail` says why and what to do. `code` is the metric's label."""
+
+    code: str
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class BodyTooLarge(PredictionRefused):
+    code = "body_too_large"
+
+
+class WrongContentType(PredictionRefused):
+    code = "wrong_content_type"
+
+
+class InvalidJson(PredictionRefused):
+    code = "invalid_json"
+
+
+class NotAnObject(PredictionRefused):
+    code = "not_an_object"
+
+
+class NoModel(PredictionRefused):
+    code = "no_model"
+
+
+class InvalidEncounter(PredictionRefused):
+    """One or more fields can't be understood; `errors` lists them all."""
+
+    code = "invalid_encounter"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        fields = ", ".join(error.field for error in errors[:5]) + (", …" if len(errors) > 5 else "")
+        super().__init__(f"{len(errors)} field(s) can't be read: {fields}. See errors for what is allowed.")
+        self.errors = list(errors)

@@ -1,0 +1,145 @@
+"""HTTP in and out. Bytes are decoded here, `domain.py` decides."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from readmit_contracts.encounter import example_encounter, json_schema
+from readmit_contracts.prediction import Prediction
+from readmit_inference import metrics
+from readmit_inference.champion import Champion
+from readmit_inference.domain import Serving, predict
+from readmit_inference.errors import (
+    BodyTooLarge,
+    InvalidJson,
+    NoModel,
+    NotAnObject,
+    PredictionRefused,
+    WrongContentType,
+)
+from readmit_inference.problems import openapi_responses, refusal_response
+
+_JSON_TYPE = re.compile(r"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
+
+_ANSWERED = metrics.REQUESTS.labels("answered")
+_REFUSED = metrics.REQUESTS.labels("refused")
+_NO_MODEL = metrics.REQUESTS.labels("no_model")
+_VERDICTS = {verdict: metrics.PREDICTIONS.labels(str(verdict).lower()) for verdict in (True, False)}
+
+_OPENAPI_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": json_schema(), "example": example_encounter()}},
+    }
+}
+
+
+def prediction_router(champion: Champion, max_body_bytes: int) -> APIRouter:
+    """`POST /predict`."""
+    router = APIRouter(tags=["prediction"])
+
+    @router.post("/predict", response_model=Prediction, responses=openapi_responses(), openapi_extra=_OPENAPI_BODY)
+    async def post_predict(request: Request) -> Response:
+        """Risk of readmission within 30 days of discharge for one encounter. Not for clinical use.
+
+        Names may be written with hyphens or underscores and in any case, numbers as text, ages as `[50-60)` or `50-60`.
+        Fields that the model does not use are allowed.
+        """
+        started = time.perf_counter()
+        try:
+            encounter = decode(await read_body(request, max_body_bytes))
+            prediction = predict(champion.serving, encounter)
+        except PredictionRefused as refused:
+            (_NO_MODEL if isinstance(refused, NoModel) else _REFUSED).inc()
+            metrics.ERRORS.labels(refused.code).inc()
+            response = refusal_response(refused)
+        else:
+            _ANSWERED.inc()
+            _VERDICTS[prediction.readmitted_within_30_days].inc()
+            response = Response(prediction.model_dump_json(), media_type="application/json")
+        metrics.LATENCY.observe(time.perf_counter() - started)
+        return response
+
+    return router
+
+
+def state_router(champion: Champion, pod_id: str) -> APIRouter:
+    """`GET /health` and `GET /model`."""
+    router = APIRouter(tags=["state"])
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether this pod can answer, and with which model. Always 200: `/readyz` is for routing."""
+        serving = champion.serving
+        return {
+            "status": "no_model" if serving is None else "ok",
+            "model": None if serving is None else described(serving),
+            "pod_id": pod_id,
+        }
+
+    @router.get("/model", responses={503: openapi_responses()[503]}, response_model=None)
+    async def model() -> dict[str, Any] | Response:
+        """What the model in service was made from, and how well it did on validation."""
+        serving = champion.serving
+        if serving is None:
+            return refusal_response(NoModel("No model has been promoted yet, or it is still loading."))
+        manifest = serving.model.manifest
+        return described(serving) | {
+            "promoted": serving.promoted.model_dump(mode="json", include={"action", "decided_at", "reason"}),
+            "features": len(manifest.feature_spec.names),
+            **manifest.model_dump(
+                mode="json", include={"threshold", "calibration", "validation", "lineage", "feature_spec_sha256"}
+            ),
+        }
+
+    return router
+
+
+def described(serving: Serving) -> dict[str, Any]:
+    """How a model is named in `/health` and `/model`."""
+    return serving.named.model_dump() | {"family": serving.promoted.model.family}
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body, given up as soon as it is known to be too large, declared or not.
+
+    Raises `WrongContentType`, `BodyTooLarge`, `InvalidJson` (cut off). What a client still sends after that is dropped
+    by the server, neither kept nor parsed.
+    """
+    headers = request.headers
+    content_type = headers.get("content-type")
+    if content_type and not _JSON_TYPE.match(content_type):
+        raise WrongContentType("Send the encounter as application/json.")
+    declared = headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > max_bytes:
+                raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
+            chunks.append(chunk)
+    except ClientDisconnect as gone:
+        raise InvalidJson("The connection ended before the body did.") from gone
+    return b"".join(chunks)
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """One JSON object. Strict: UTF-8, no NaN or Infinity, bounded nesting. Raises `InvalidJson`, `NotAnObject`."""
+    try:
+        encounter = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # The position only: the parser's own words may quote what was sent.
+        where = f"line {error.lineno}, column {error.colno}" if body else "it is empty"
+        raise InvalidJson(f"The body can't be parsed as JSON ({where}): send one encounter as an object.") from error
+    if not isinstance(encounter, dict):
+        raise NotAnObject("Send one encounter as a JSON object: field names and values in braces.")
+    return encounter

@@ -1,0 +1,38 @@
+"""All metrics of the service. The registry is the process-wide one of prometheus_client, served at /metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "prediction_requests",
+    "Requests to /predict by outcome (answered, refused, no_model). More no_model: look at model_loads_total.",
+    ["outcome"],
+)
+PREDICTIONS = Counter(
+    "predictions",
+    "Answers by verdict. A shifting share of readmitted=true means other patients or another model.",
+    ["readmitted"],
+)
+LATENCY = Histogram(
+    "prediction_latency_seconds",
+    "From the request's headers to the answer's bytes. Rising: the event loop is busy, add pods.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
+ERRORS = Counter(
+    "prediction_errors",
+    "Requests without a prediction by error code. One client's code rising alone: that client sends wrong bodies.",
+    ["code"],
+)
+MODEL_LOADS = Counter(
+    "model_loads",
+    "Attempts to load a promoted model by outcome (serving, refused, retried, cache_unusable). "
+    "Refused: the bundle isn't what was promoted; retried: the object store is away.",
+    ["outcome"],
+)
+MODEL_LOAD_SECONDS = Gauge("model_load_seconds", "How long the last successful load took.")
+MODEL_INFO = Gauge("model_info", "1 for the model that answers.", ["name", "version", "sha256", "synthetic"])
+MODEL_EPOCH = Gauge("model_epoch", "Epoch of the model that answers; 0 means none.")
+MODEL_EPOCH_KNOWN = Gauge(
+    "model_epoch_known", "Newest promotion heard of. Above model_epoch for minutes: this pod is behind, see its log."
+)

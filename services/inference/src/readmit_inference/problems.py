@@ -1,0 +1,85 @@
+"""Errors as problem details (RFC 9457). The only place where a refusal gets an HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+
+from readmit_contracts.prediction import FieldError, Problem
+from readmit_inference import errors
+from readmit_inference.errors import InvalidEncounter, PredictionRefused
+
+MEDIA_TYPE = "application/problem+json"
+
+#: HTTP status and title of every refusal.
+STATUSES: Mapping[type[PredictionRefused], tuple[HTTPStatus, str]] = {
+    errors.InvalidJson: (HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    errors.BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    errors.WrongContentType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
+    errors.NotAnObject: (HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not one encounter"),
+    errors.InvalidEncounter: (HTTPStatus.UNPROCESSABLE_ENTITY, "The encounter can't be understood"),
+    errors.NoModel: (HTTPStatus.SERVICE_UNAVAILABLE, "No model is in service yet"),
+}
+_RETRY_AFTER_S = 5
+
+
+def refusal_response(refused: PredictionRefused) -> Response:
+    """The problem that tells a client why there is no prediction."""
+    status, title = STATUSES[type(refused)]
+    refused_fields = refused.errors if isinstance(refused, InvalidEncounter) else []
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    return _response(status, refused.code, title, refused.detail, refused_fields, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of the app's own routing (404, 405) and every unexpected one the problem form."""
+
+    async def on_http_error(_: Request, error: Exception) -> Response:
+        status = HTTPStatus(error.status_code if isinstance(error, HTTPException) else 500)
+        headers = error.headers if isinstance(error, HTTPException) else None
+        code = status.phrase.lower().replace(" ", "_")
+        return _response(status, code, status.phrase, status.description or status.phrase, [], headers)
+
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_http_error)
+    without_problem = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        # FastAPI would also list a response's model under application/json, which no problem is ever sent as.
+        document = without_problem()
+        _, schemas = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"].update(schemas["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
+
+
+def openapi_responses() -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about them; several refusals may share a status."""
+    titles: dict[int | str, list[str]] = {}
+    for status, title in STATUSES.values():
+        titles.setdefault(int(status), []).append(title)
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": "; ".join(several), "content": {MEDIA_TYPE: schema}}
+        for status, several in titles.items()
+    }
+
+
+def _response(
+    status: HTTPStatus,
+    code: str,
+    title: str,
+    detail: str,
+    refused_fields: list[FieldError],
+    headers: Mapping[str, str] | None,
+) -> Response:
+    problem = Problem(
+        type=f"urn:readmit:problem:{code}", title=title, status=status, detail=detail, errors=refused_fields
+    )
+    return Response(problem.model_dump_json(), status_code=status, headers=headers, media_type=MEDIA_TYPE)

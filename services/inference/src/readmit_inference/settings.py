@@ -1,0 +1,25 @@
+"""What the process is told from outside; see the table in the README."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from readmit_chassis.settings import KafkaSettings, S3Settings, service_config
+
+
+class Settings(BaseSettings):
+    """Environment of the inference service (prefix `INFERENCE_`)."""
+
+    model_config = service_config("INFERENCE_")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=30601, ge=1, le=65535)
+    pod_id: str = Field(default_factory=socket.gethostname, min_length=1)
+    cache_dir: Path
+    kafka: KafkaSettings
+    s3: S3Settings
+    max_body_bytes: int = Field(default=64 * 1024, ge=1024)

@@ -1,0 +1,160 @@
+"""For tests and benchmarks: tiny real models, their promotions, and the whole service in one process.
+
+Needs the extra `testing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from uuid import uuid4
+
+import httpx
+import lightgbm
+import numpy as np
+
+from readmit_bundle import Bundle, Calibration, GoldenRow, Lineage, Manifest, Threshold, load_model, pack, write_bundle
+from readmit_chassis.process import Process
+from readmit_chassis.s3 import ObjectStore
+from readmit_contracts.encounter import COLUMNS, DOSES, FEATURE_COLUMNS, SPECIALTIES, Kind, example_encounter
+from readmit_contracts.events import ArtifactRef, ModelPromoted, ModelVersion, ValidationScores
+from readmit_features.cleaning import clean_encounter
+from readmit_features.spec import CategoricalFeature, FeatureSpec, NumericFeature
+from readmit_inference.app import create_app
+from readmit_inference.champion import Champion
+from readmit_inference.settings import Settings
+
+ROOT = "s3://models/bundles"
+_NO_DIGEST = "0" * 64
+
+
+def tiny_spec() -> FeatureSpec:
+    """All counts, the age, one closed, one open and one diagnosis column."""
+    counts = [NumericFeature(column=c.key, reading="number", fill=0.0) for c in COLUMNS if c.kind is Kind.COUNT]
+    return FeatureSpec(
+        numeric=(*counts, NumericFeature(column="age", reading="band_middle", fill=65.0)),
+        tallies=(),
+        categorical=(
+            CategoricalFeature(column="insulin", reading="value", values=DOSES),
+            CategoricalFeature(column="medical_specialty", reading="value", values=SPECIALTIES[:5]),
+            CategoricalFeature(column="diag_1", reading="icd9_group", values=("circulatory", "diabetes")),
+        ),
+    )
+
+
+@lru_cache(maxsize=64)
+def tiny_bundle(
+    seed: int,
+    *,
+    family: str = "logistic_regression",
+    trees: int = 5,
+    synthetic: bool = False,
+    golden_shift: float = 0.0,
+) -> Bundle:
+    """A bundle whose risks depend on `seed`; `golden_shift` spoils its golden row. Families: linear or lightgbm."""
+    spec = tiny_spec()
+    model_file = _lightgbm_file(spec, seed, trees) if family == "lightgbm" else _linear_file(spec, seed)
+    unproven = Manifest(
+        family=family,
+        model_name=f"diabetes_readmission_{family}",
+        scorer="lightgbm_text" if family == "lightgbm" else "linear",
+        model_sha256=hashlib.sha256(model_file).hexdigest(),
+        feature_spec=spec,
+        feature_spec_sha256=spec.sha256(),
+        calibration=Calibration(method="platt", a=1.0, b=0.1),
+        threshold=Threshold(value=0.125, statement="missing a readmission costs 7 times a needless follow-up"),
+        validation=ValidationScores(
+            rows=10, positives=1, auroc=0.6, auroc_low=0.5, auroc_high=0.7, average_precision=0.2, brier=0.1,
+            calibration_error=0.01,
+        ),
+        lineage=Lineage(
+            dataset_version=1, batch=1, batch_sha256=(_NO_DIGEST,), content_sha256=_NO_DIGEST,
+            schema_sha256=_NO_DIGEST, code_version="test", libraries={},
+        ),
+        synthetic=synthetic,
+        golden=(),
+    )  # fmt: skip
+    values = clean_encounter(example_encounter()).values
+    risk = load_model(pack(unproven, model_file)).score_values(values)
+    golden = GoldenRow(values={c.key: values[c.key] for c in FEATURE_COLUMNS}, risk=risk + golden_shift)
+    return pack(unproven.model_copy(update={"golden": (golden,)}), model_file)
+
+
+def _linear_file(spec: FeatureSpec, seed: int) -> bytes:
+    coefficients = np.random.default_rng(seed).normal(0, 0.05, len(spec.names)).tolist()
+    return json.dumps({"intercept": -2.0, "coefficients": coefficients}).encode()
+
+
+def _lightgbm_file(spec: FeatureSpec, seed: int, trees: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, 9, (400, len(spec.names))).astype(np.float64)
+    labels = (rows[:, 0] + rng.normal(0, 2, len(rows)) > 6).astype(int)
+    parameters = {"objective": "binary", "num_leaves": 8, "verbose": -1, "num_threads": 1, "seed": seed}
+    booster = lightgbm.train(parameters, lightgbm.Dataset(rows, labels), num_boost_round=trees)
+    return str(booster.model_to_string()).encode()
+
+
+def promoted(bundle: Bundle, ref: ArtifactRef, epoch: int, *, synthetic: bool | None = None) -> ModelPromoted:
+    """The event that promotes a bundle; `synthetic` can be made to contradict it."""
+    manifest = load_model(bundle).manifest
+    return ModelPromoted(
+        epoch=epoch,
+        action="promotion",
+        model=ModelVersion(name=manifest.model_name, version=str(epoch), family=manifest.family),
+        bundle=ref,
+        synthetic=manifest.synthetic if synthetic is None else synthetic,
+        previous=None,
+        decision_id=uuid4(),
+        decided_by="test",
+        reason="test",
+        decided_at=datetime.now(UTC),
+    )
+
+
+def promote(store: ObjectStore, bundle: Bundle, epoch: int, *, synthetic: bool | None = None) -> ModelPromoted:
+    """Write the bundle to the store and promote it."""
+    return promoted(bundle, write_bundle(store.put, ROOT, bundle), epoch, synthetic=synthetic)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service and a client of it."""
+
+    champion: Champion
+    client: httpx.AsyncClient
+
+    async def predict(self, encounter: object) -> httpx.Response:
+        return await self.client.post("/predict", json=encounter)
+
+    async def settle(self, promotion: ModelPromoted) -> None:
+        """Promote, and wait until the service has loaded or refused it."""
+        self.champion.want(promotion)
+        await until(lambda: self.champion.settled == promotion.epoch)
+
+
+@asynccontextmanager
+async def running(settings: Settings, store: ObjectStore) -> AsyncIterator[Service]:
+    """Run the whole service in this event loop. Raises what made it fail."""
+    process = Process()
+    app = create_app(settings, store, process)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://inference") as client,
+    ):
+        yield Service(app.state.champion, client)
+    if process.failure is not None:
+        raise process.failure
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for a condition; TimeoutError when it never holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  what is waited for may be anything
+            await asyncio.sleep(0.005)

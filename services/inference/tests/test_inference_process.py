@@ -1,0 +1,92 @@
+"""The real process: uvicorn, real sockets, signals. Kafka and S3 are down; the model comes from the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from readmit_bundle import read_bundle
+from readmit_chassis.s3 import MemoryStore
+from readmit_contracts.encounter import example_encounter
+from readmit_inference.cache import BundleCache
+from readmit_inference.settings import Settings
+from readmit_inference.testing import promote, tiny_bundle
+
+
+@pytest.fixture
+def pod(settings: Settings, store: MemoryStore, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`python -m readmit_inference` and its address."""
+    promotion = promote(store, tiny_bundle(1, family="lightgbm"), epoch=3)
+    BundleCache(settings.cache_dir).write(promotion, read_bundle(store.get, promotion.bundle))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "INFERENCE_PORT": str(port),
+        "INFERENCE_CACHE_DIR": str(settings.cache_dir),
+        "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "INFERENCE_S3__ENDPOINT_URL": settings.s3.endpoint_url,
+        "INFERENCE_S3__ACCESS_KEY": "k",
+        "INFERENCE_S3__SECRET_KEY": "s",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "readmit_inference"], env=os.environ | environment, stderr=log
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            asyncio.run(_until_ready(process, address))
+            yield process, address
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def _until_ready(process: subprocess.Popen[bytes], address: str) -> None:
+    async with asyncio.timeout(60), httpx.AsyncClient() as client:
+        while True:
+            assert process.poll() is None
+            try:
+                if (await client.get(f"{address}/readyz")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+
+
+def test_the_process_answers_refuses_floods_and_drains(pod: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, address = pod
+    with httpx.Client(base_url=address, timeout=30) as client:
+        assert client.post("/predict", json=example_encounter()).json()["model"]["epoch"] == 3
+
+        flood = b'{"age":"' + b"x" * 10_000_000 + b'"}'
+        assert client.post("/predict", content=flood).status_code == 413
+        chunks = (flood[i : i + 65536] for i in range(0, len(flood), 65536))
+        assert client.post("/predict", content=chunks).status_code == 413
+        assert client.post("/predict", json=example_encounter()).status_code == 200
+
+    assert answer_after_sigterm(process, address).startswith(b"HTTP/1.1 200")
+    assert process.wait(timeout=30) in {0, -signal.SIGTERM}
+
+
+def answer_after_sigterm(process: subprocess.Popen[bytes], address: str) -> bytes:
+    """Send half a request, stop the process, send the other half; what it still answers."""
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps(example_encounter()).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head + body[:100])
+        with httpx.Client(base_url=address, timeout=30) as client:
+            client.get("/livez")  # the server has read our head by now
+        process.send_signal(signal.SIGTERM)
+        connection.sendall(body[100:])
+        return connection.recv(4096)

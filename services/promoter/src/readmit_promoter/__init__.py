@@ -1,0 +1,1 @@
+"""The governor of models: judges every registered candidate, keeps the ledger, names the champion."""

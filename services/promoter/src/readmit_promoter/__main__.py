@@ -1,0 +1,21 @@
+"""`python -m readmit_promoter`: read the environment, serve until stopped."""
+
+from __future__ import annotations
+
+from readmit_chassis.logs import configure_logging
+from readmit_chassis.process import Process, run
+from readmit_chassis.settings import load_settings
+from readmit_promoter.app import make_app
+from readmit_promoter.settings import PromoterSettings
+
+
+def main() -> None:
+    """Entry point."""
+    configure_logging("promoter")
+    settings = load_settings(PromoterSettings)
+    process = Process()
+    run(make_app(settings, process), host=settings.host, port=settings.port, process=process)
+
+
+if __name__ == "__main__":
+    main()

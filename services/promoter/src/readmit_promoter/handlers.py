@@ -1,0 +1,131 @@
+"""What the promoter does on each event, and what it repeats by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import structlog
+
+from readmit_chassis.envelope import Envelope
+from readmit_chassis.failures import Transient
+from readmit_chassis.s3 import ObjectMissing, ObjectStore
+from readmit_contracts.events import ArtifactRef, ModelLoaded, ModelRegistered
+from readmit_promoter import store
+from readmit_promoter.domain import Contender, Policy, Reason, Verdict, decide
+from readmit_promoter.errors import EvidenceError, RegistryError
+from readmit_promoter.evidence import MAX_EVIDENCE_BYTES, Evidence, read_evidence
+from readmit_promoter.ledger import Decision, standings
+from readmit_promoter.metrics import CHAMPION_EPOCH, DECISION_SECONDS, DECISIONS, PODS, REGISTRY_LAGS
+from readmit_promoter.registry import MlflowRegistry, mirror
+
+log = structlog.get_logger()
+
+_OBJECT_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[!-~]{1,1000}")
+_MAX_MIRROR_PAUSE_S = 30.0
+
+
+async def judge(
+    event: ModelRegistered, envelope: Envelope, *, pool: store.Pool, objects: ObjectStore, policy: Policy
+) -> store.Recorded:
+    """Decide on a candidate and write the decision down.
+
+    The judgement takes a second, so it is made outside the ledger's lock and made again when meanwhile another
+    candidate became champion. Raises `Transient` when the object store or the database is away.
+    """
+    while True:
+        async with store.transaction(pool) as connection:
+            champion = await store.champion(connection)
+        with DECISION_SECONDS.time():
+            verdict = await _judged(event, champion, objects, policy)
+        recorded = await store.record(pool, event, envelope, verdict, champion, policy)
+        if recorded is store.Recorded.STALE:
+            continue
+        if recorded is store.Recorded.DECIDED:
+            DECISIONS.labels(verdict.outcome, verdict.reason).inc()
+            log.info(
+                "candidate_judged", outcome=verdict.outcome, model=event.model.name, version=event.model.version,
+                reason=verdict.reason, detail=verdict.detail,
+            )  # fmt: skip
+        return recorded
+
+
+async def _judged(event: ModelRegistered, champion: Decision | None, objects: ObjectStore, policy: Policy) -> Verdict:
+    try:
+        candidate = await fetch_evidence(objects, event.evidence)
+    except EvidenceError as error:
+        return Verdict(Reason.BAD_EVIDENCE, str(error))
+    contender = None
+    if champion is not None:
+        try:
+            evidence = await fetch_evidence(objects, champion.event.evidence)
+        except EvidenceError as error:
+            # Not the candidate's fault, and not a licence to replace the champion unseen.
+            log.error("champion_evidence_unreadable", reason=str(error))  # noqa: TRY400  the reason says it all
+            evidence = None
+        contender = Contender(evidence, champion.event.synthetic)
+    return await asyncio.to_thread(decide, contender, candidate, synthetic=event.synthetic, policy=policy)
+
+
+async def fetch_evidence(objects: ObjectStore, ref: ArtifactRef) -> Evidence:
+    """Read and verify evidence. Raises `EvidenceError`, or `Transient` when the store is away."""
+    if not _OBJECT_URI.fullmatch(ref.uri):
+        raise EvidenceError(f"{ref.uri!r} does not name an object")
+    if ref.size_bytes > MAX_EVIDENCE_BYTES:
+        raise EvidenceError(f"the evidence has {ref.size_bytes} bytes, more than {MAX_EVIDENCE_BYTES}")
+    try:
+        data = await asyncio.to_thread(objects.get, ref.uri)
+    except ObjectMissing as error:
+        raise EvidenceError(f"there is nothing at {ref.uri}") from error
+    return await asyncio.to_thread(read_evidence, data, ref)
+
+
+async def observe(pool: store.Pool) -> None:
+    """Bring the gauges up to date with the ledger."""
+    async with store.transaction(pool) as connection:
+        champion = await store.champion(connection)
+        pods = await store.pods(connection, limit=10_000)
+    epoch = (champion and champion.epoch) or 0
+    CHAMPION_EPOCH.set(epoch)
+    for state in ("serving", "behind", "refused"):
+        PODS.labels(state).set(sum(_pod_state(pod, epoch) == state for pod in pods))
+
+
+def _pod_state(pod: ModelLoaded, epoch: int) -> str:
+    if pod.outcome == "refused":
+        return "refused"
+    return "serving" if pod.epoch >= epoch else "behind"
+
+
+async def reconcile(pool: store.Pool, registry: MlflowRegistry) -> None:
+    """Make MLflow agree with the ledger. One replica at a time: an older view never overwrites a newer one."""
+    async with store.transaction(pool) as connection:
+        await store.lock(connection, "registry")
+        standing = standings(await store.decisions(connection))
+        writes = await mirror(registry, standing)
+    if writes:
+        log.info("registry_follows_ledger", writes=writes)
+
+
+async def keep_reconciled(
+    pool: store.Pool, registry: MlflowRegistry, *, decided: asyncio.Event, interval_s: float
+) -> None:
+    """Reconcile at the start, after each decision and every `interval_s`; sooner, with growing pauses, on failure."""
+    pause_s = 1.0
+    while True:
+        decided.clear()
+        try:
+            await observe(pool)
+            await reconcile(pool, registry)
+        except (RegistryError, Transient) as error:
+            REGISTRY_LAGS.set(1)
+            log.warning("registry_lags", error=str(error), retry_in_s=pause_s)
+            wait_s = min(pause_s, interval_s)
+            pause_s = min(pause_s * 2, _MAX_MIRROR_PAUSE_S)
+        else:
+            REGISTRY_LAGS.set(0)
+            wait_s, pause_s = interval_s, 1.0
+        try:
+            await asyncio.wait_for(decided.wait(), wait_s)
+        except TimeoutError:
+            continue

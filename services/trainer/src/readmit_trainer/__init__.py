@@ -1,0 +1,1 @@
+"""The trainer: every committed batch becomes three evaluated, registered model candidates."""

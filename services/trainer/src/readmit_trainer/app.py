@@ -1,0 +1,65 @@
+"""The composition root: the only place where the trainer's parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from psycopg_pool import AsyncConnectionPool
+
+from readmit_chassis.health import Health, health_router
+from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
+from readmit_chassis.migrations import apply_migrations
+from readmit_chassis.outbox import OutboxRelay
+from readmit_chassis.process import Process
+from readmit_contracts.events import BatchReady
+from readmit_contracts.topics import BATCH_READY
+from readmit_trainer.child import serve
+from readmit_trainer.handlers import jobs_router, on_batch_ready
+from readmit_trainer.lineage import code_version
+from readmit_trainer.runner import Runner
+from readmit_trainer.settings import Settings
+from readmit_trainer.store import SCHEMA, JobStore
+from readmit_trainer.worker import Worker
+
+
+def build_app(settings: Settings, process: Process) -> FastAPI:
+    """The trainer as an ASGI app; its lifespan starts and stops everything."""
+    conninfo = settings.postgres.conninfo()
+    pool = AsyncConnectionPool(conninfo, min_size=1, max_size=4, open=False)
+    store = JobStore(pool)
+    worker = Worker(settings, serve)
+    runner = Runner(store, worker)
+    broker = make_broker(settings.kafka, "trainer")
+    health = Health("database", "kafka")
+    consume(
+        broker,
+        topic=BATCH_READY.name,
+        dead_letter=BATCH_READY.dead_letter,
+        group="trainer",
+        event_type=BatchReady,
+        handle=on_batch_ready(store, settings.families, code_version(), runner.wake),
+        process=process,
+    )
+    relay = OutboxRelay(SCHEMA, conninfo, publisher(broker))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(worker.start)
+        await asyncio.to_thread(apply_migrations, conninfo, SCHEMA, "readmit_trainer")
+        async with pool:
+            health.set("database", True)
+            started = keep_starting(broker, lambda: health.set("kafka", True))
+            try:
+                async with process.background(started, relay.run(), runner.run()):
+                    yield
+            finally:
+                await broker.stop()
+                worker.stop()
+
+    app = FastAPI(title="Readmit trainer", lifespan=lifespan)
+    app.include_router(health_router(health))
+    app.include_router(jobs_router(store))
+    return app

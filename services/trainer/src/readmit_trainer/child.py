@@ -1,0 +1,49 @@
+"""What runs inside the fitting process: task in, candidate registered, answer out.
+
+The libraries of machine learning are imported here and nowhere in the trainer itself, when the process starts.
+"""
+
+from __future__ import annotations
+
+import os
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+import structlog
+
+from readmit_chassis.failures import Transient
+from readmit_chassis.logs import configure_logging
+from readmit_trainer.domain import FitDone, FitFailed, FitTask
+from readmit_trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from readmit_trainer.pipeline import Pipeline
+
+log = structlog.get_logger()
+
+
+def serve(connection: Connection, settings: Settings) -> None:
+    """Answer tasks until the trainer closes its end."""
+    configure_logging("trainer-fit")
+    os.environ.update(
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="2", MLFLOW_HTTP_REQUEST_TIMEOUT="10", MLFLOW_DISABLE_TELEMETRY="true"
+    )
+    from readmit_trainer.pipeline import open_pipeline  # noqa: PLC0415  seconds of imports, paid here alone
+
+    pipeline = open_pipeline(settings)
+    while True:
+        try:
+            task: FitTask = connection.recv()
+        except EOFError:
+            return
+        connection.send(_answer(pipeline, task))
+
+
+def _answer(pipeline: Pipeline, task: FitTask) -> FitDone | FitFailed:
+    try:
+        return pipeline.run(task)
+    except Transient as error:
+        return FitFailed(transient=True, reason=str(error))
+    except Exception as error:  # noqa: BLE001  the job's record keeps it, and a poisonous job must not stop the others
+        log.exception("fit_raised", job_id=str(task.job_id))
+        return FitFailed(transient=False, reason=f"{type(error).__name__}: {error}")

@@ -1,0 +1,90 @@
+"""One job from beginning to end: read, encode, fit, export, store, register."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+from mlflow import MlflowClient
+from threadpoolctl import threadpool_limits
+
+from readmit_bundle import write_bundle
+from readmit_chassis.failures import Transient
+from readmit_chassis.s3 import ObjectStore, S3Store
+from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
+from readmit_trainer.candidate import Candidate, Encoded, encode, make_candidate
+from readmit_trainer.dataset import Reader
+from readmit_trainer.domain import FitDone, FitTask, model_name
+from readmit_trainer.evidence import write_evidence
+from readmit_trainer.settings import Settings
+from readmit_trainer.tracking import Registered, register, wait_until_up
+
+_MLFLOW_WAIT_S = 120.0
+
+Register = Callable[[FitTask, Candidate, ArtifactRef, ArtifactRef], Registered]
+
+
+class Pipeline:
+    """Runs jobs one after the other and keeps the last batch's encoded rows, which its three families share."""
+
+    def __init__(self, settings: Settings, reader: Reader, store: ObjectStore, register: Register) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._store = store
+        self._register = register
+        self._encoded: tuple[str, tuple[str, ...], Encoded] | None = None
+
+    def run(self, task: FitTask) -> FitDone:
+        """Make and register the candidate. Raises Transient while a part is away; run it again then."""
+        settings, event = self._settings, task.batch
+        with threadpool_limits(settings.threads):
+            digests, data = self._data(task)
+            candidate = make_candidate(
+                task.family, data, event, digests,
+                code_version=task.code_version, threads=settings.threads, missed_cost=settings.missed_readmission_cost,
+            )  # fmt: skip
+        bundle = write_bundle(self._store.put, f"s3://{settings.bucket}/bundles", candidate.bundle)
+        evidence = write_evidence(self._store.put, settings.bucket, candidate.evidence)
+        registered = self._register(task, candidate, bundle, evidence)
+        model = ModelVersion(name=model_name(task.family), version=registered.version, family=task.family)
+        fact = ModelRegistered(
+            model=model,
+            run_id=registered.run_id,
+            dataset_version=event.dataset_version,
+            batch=event.batch,
+            bundle=bundle,
+            evidence=evidence,
+            validation=candidate.scores,
+            feature_spec_sha256=candidate.spec_sha256,
+            code_version=task.code_version,
+            synthetic=event.synthetic,
+        )
+        return FitDone(fact, candidate.fit_seconds)
+
+    def _data(self, task: FitTask) -> tuple[tuple[str, ...], Encoded]:
+        key = f"{task.batch.content_sha256}/{task.batch.batch_sha256}/{task.batch.batch}"
+        if self._encoded is None or self._encoded[0] != key:
+            self._encoded = None  # free the old rows before the new ones come
+            try:
+                train, digests = self._reader.train(task.batch)
+                validation = self._reader.validation(task.batch)
+            except psycopg.OperationalError as error:
+                raise Transient(f"database not reachable: {error}") from error
+            self._encoded = (key, digests, encode(train, validation, self._settings.min_value_rows))
+        return self._encoded[1], self._encoded[2]
+
+
+def open_pipeline(settings: Settings) -> Pipeline:
+    """The pipeline on the real parts; none of them needs to be up yet."""
+    conninfo = settings.postgres.conninfo()
+    client = MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+
+    def register_once(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: ArtifactRef) -> Registered:
+        wait_until_up(settings.mlflow_url, _MLFLOW_WAIT_S)
+        # One at a time per job: an attempt whose lease ran out may still be on its way here.
+        with psycopg.connect(conninfo) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (str(task.job_id),))
+            return register(client, task, candidate, bundle, evidence)
+
+    reader = Reader(conninfo, settings.sample_fraction)
+    return Pipeline(settings, reader, S3Store(settings.s3), register_once)

@@ -1,0 +1,36 @@
+"""The trainer's settings, read from `TRAINER_…` variables."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings, service_config
+from readmit_trainer.domain import FAMILIES, FamilyName
+
+
+class Settings(BaseSettings):
+    """One frozen object, built once in `__main__`."""
+
+    model_config = service_config("TRAINER_")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 30612
+    kafka: KafkaSettings
+    postgres: PostgresSettings
+    s3: S3Settings
+    bucket: str = "mlflow-artifacts"
+    mlflow_url: str
+    families: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = FAMILIES
+    #: Threads of one fit.
+    threads: Annotated[int, Field(ge=1)] = 2
+    #: Share of the training patients that are used, chosen by a hash of the patient.
+    sample_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    #: A fit that runs longer is killed; it counts as a failed attempt.
+    timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    #: A value gets a feature of its own when at least so many training rows hold it.
+    min_value_rows: Annotated[int, Field(ge=1)] = 200
+    #: What missing a readmission costs, a needless follow-up costing 1. The decision threshold follows from it.
+    missed_readmission_cost: Annotated[float, Field(gt=0)] = 7.0

@@ -1,0 +1,182 @@
+"""The SQL of schema `training`: jobs, their leases, and the transaction that ends one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool
+
+from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.inbox import first_time
+from readmit_chassis.outbox import enqueue
+from readmit_contracts.events import MODEL_STREAM, BatchReady, ModelRegistered
+from readmit_contracts.topics import MODEL_REGISTERED
+from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FamilyName, FitDone, FitTask
+
+SCHEMA = "training"
+_MINE = "job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one job, until it expires or another token takes its place."""
+
+    token: UUID
+    task: FitTask
+    attempts: int
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job, as `GET /jobs` shows it."""
+
+    job_id: UUID
+    dataset_version: int
+    batch: int
+    family: str
+    status: str
+    attempts: int
+    fit_seconds: float | None
+    auroc: float | None
+    model_version: str | None
+    error: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobStore:
+    """Every method is one transaction. Raises psycopg.OperationalError while the database is away."""
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], lease_s: float = 20.0) -> None:
+        self._pool = pool
+        self._lease_s = lease_s
+
+    async def add_jobs(
+        self, event: BatchReady, envelope: Envelope, families: tuple[FamilyName, ...], code_version: str
+    ) -> int:
+        """One job per family, once, however often the event comes. Returns how many are new."""
+        async with self._pool.connection() as connection:
+            if not await first_time(connection, SCHEMA, "trainer", envelope.id):
+                return 0
+            cursor = await connection.execute(
+                "INSERT INTO training.jobs (dataset_version, batch, family, family_rank, code_version, event, headers)"
+                " SELECT %s, %s, family, rank, %s, %s, %s"
+                " FROM unnest(%s::text[], %s::int[]) AS wanted (family, rank)"
+                " ON CONFLICT (dataset_version, batch, family, code_version) DO NOTHING",
+                (
+                    event.dataset_version, event.batch, code_version, Jsonb(event.model_dump(mode="json")),
+                    Jsonb(envelope.headers()), list(families), [FAMILIES.index(family) for family in families],
+                ),
+            )  # fmt: skip
+            return cursor.rowcount
+
+    async def give_up_abandoned(self) -> list[str]:
+        """Fail the jobs whose last allowed attempt died without a word. Returns their families."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "UPDATE training.jobs SET status = 'failed', finished_at = now(), lease_token = NULL,"
+                " error = 'the trainer died in each of ' || attempts || ' attempts'"
+                " WHERE status = 'running' AND lease_until < now() AND attempts >= %s RETURNING family",
+                (MAX_ATTEMPTS,),
+            )
+            return [str(row[0]) for row in await cursor.fetchall()]
+
+    async def lease(self) -> Lease | None:
+        """Take the first open job, in the order of batches, then of families; None when there is nothing to do."""
+        token = uuid4()
+        async with self._pool.connection() as connection:
+            cursor = await connection.cursor(row_factory=dict_row).execute(
+                "UPDATE training.jobs SET status = 'running', attempts = attempts + 1, started_at = now(),"
+                " lease_token = %(token)s, lease_until = now() + %(lease_s)s * interval '1 second'"
+                " WHERE job_id = (SELECT job_id FROM training.jobs"
+                "   WHERE (status = 'queued' AND not_before <= now())"
+                "      OR (status = 'running' AND lease_until < now() AND attempts < %(max)s)"
+                "   ORDER BY dataset_version, batch, family_rank FOR UPDATE SKIP LOCKED LIMIT 1)"
+                " RETURNING job_id, family, code_version, event, headers, attempts",
+                {"token": token, "lease_s": self._lease_s, "max": MAX_ATTEMPTS},
+            )
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        batch = BatchReady.model_validate(row["event"])
+        task = FitTask(row["job_id"], batch, row["family"], row["code_version"])
+        return Lease(token, task, row["attempts"], row["headers"])
+
+    async def extend(self, lease: Lease) -> bool:
+        """Heartbeat. False: the lease is lost."""
+        return await self._update(lease, "lease_until = now() + %(lease_s)s * interval '1 second'")
+
+    async def release(self, lease: Lease, reason: str, pause_s: float, *, counts: bool) -> bool:
+        """Back into the queue for another attempt after a pause; this one counts or not."""
+        return await self._update(
+            lease,
+            "status = 'queued', lease_token = NULL, error = %(error)s, attempts = attempts - %(uncounted)s,"
+            " not_before = now() + %(pause_s)s * interval '1 second'",
+            {"error": reason, "pause_s": pause_s, "uncounted": 0 if counts else 1},
+        )
+
+    async def give_up(self, lease: Lease, reason: str) -> bool:
+        """No further attempt."""
+        return await self._update(
+            lease, "status = 'failed', lease_token = NULL, error = %(error)s, finished_at = now()", {"error": reason}
+        )
+
+    async def finish(self, lease: Lease, done: FitDone) -> bool:
+        """The job's result and its `model.registered`, in one transaction; False, and neither, if the lease is lost."""
+        event = done.registered
+        async with self._pool.connection() as connection:
+            finished = await connection.execute(
+                "UPDATE training.jobs SET status = 'done', lease_token = NULL, error = NULL, finished_at = now(),"
+                f" fit_seconds = %(seconds)s, auroc = %(auroc)s, model_version = %(version)s WHERE {_MINE}",
+                {
+                    "seconds": done.fit_seconds, "auroc": event.validation.auroc, "version": event.model.version,
+                    "job_id": lease.task.job_id, "token": lease.token,
+                },
+            )  # fmt: skip
+            if finished.rowcount == 0:
+                return False
+            envelope = new_envelope(
+                ModelRegistered.EVENT_TYPE,
+                source="trainer",
+                subject=f"{event.model.name}/{event.model.version}",
+                cause=Envelope.from_headers(lease.headers),
+            )
+            await enqueue(
+                connection, SCHEMA, topic=MODEL_REGISTERED.name, key=MODEL_STREAM, event=event, envelope=envelope
+            )
+        return True
+
+    async def jobs(self, dataset_version: int | None) -> list[Job]:
+        """All jobs, or those of one dataset version, in working order."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.cursor(row_factory=class_row(Job)).execute(
+                "SELECT job_id, dataset_version, batch, family, status, attempts, fit_seconds, auroc, model_version,"
+                " error, started_at, finished_at FROM training.jobs"
+                " WHERE dataset_version = %(version)s OR %(version)s::int IS NULL"
+                " ORDER BY dataset_version, batch, family_rank, created_at",
+                {"version": dataset_version},
+            )
+            return await cursor.fetchall()
+
+    async def count_waiting(self) -> int:
+        """Jobs that are queued or running."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT count(*) FROM training.jobs WHERE status IN ('queued', 'running')"
+            )
+            row = await cursor.fetchone()
+        return int(row[0]) if row else 0
+
+    async def _update(self, lease: Lease, assignments: str, values: dict[str, Any] | None = None) -> bool:
+        parameters = {"job_id": lease.task.job_id, "token": lease.token, "lease_s": self._lease_s, **(values or {})}
+        async with self._pool.connection() as connection:
+            query = f"UPDATE training.jobs SET {assignments} WHERE {_MINE}"  # noqa: S608  both parts are literals
+            cursor = await connection.execute(query.encode(), parameters)
+            return cursor.rowcount == 1
