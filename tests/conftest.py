@@ -96,13 +96,15 @@ class Platform:
 
     def all_judged(self, dataset_version: int) -> list[dict[str, Any]] | None:
         """The decisions of a dataset version once every one of its jobs is done and judged."""
-        dataset = next(d for d in self.get("ingestor", "/datasets")["datasets"] if d["version"] == dataset_version)
+        datasets = {d["version"]: d for d in self.get("ingestor", "/datasets")["datasets"]}
+        if dataset_version not in datasets:
+            return None
         jobs = self.jobs(dataset_version)
         decisions = [
             d for d in self.get("promoter", "/decisions?limit=500")["decisions"]
             if d["dataset_version"] == dataset_version
         ]  # fmt: skip
-        expected = 3 * dataset["batches_total"]
+        expected = 3 * datasets[dataset_version]["batches_total"]
         finished = len(jobs) == expected and all(job["status"] == "done" for job in jobs)
         return decisions if finished and len(decisions) == expected else None
 

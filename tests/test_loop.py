@@ -119,7 +119,7 @@ def test_the_registry_follows_the_ledger(platform: Platform) -> None:
         models = platform.get("mlflow", "/api/2.0/mlflow/registered-models/search")["registered_models"]
         return {m["name"]: a["version"] for m in models for a in m.get("aliases", []) if a["alias"] == "champion"}
 
-    expected = {promoted["model"]["name"]: promoted["model"]["version"]}
+    expected = {promoted["name"]: promoted["version"]}
     platform.wait(lambda: aliases() == expected, "champion alias")
 
 

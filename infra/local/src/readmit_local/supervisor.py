@@ -109,7 +109,7 @@ async def stop_leftovers(state: State) -> list[str]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
-        while is_ours(pid, recorded) and time.monotonic() < deadline:
+        while is_ours(pid, recorded) and time.monotonic() < deadline:  # noqa: ASYNC110  a stranger sends no event
             await asyncio.sleep(0.05)
         _kill_session(pid)
     if stack:

@@ -59,6 +59,11 @@ async def up(options: Options, console: Console) -> None:
     with state.locked(), Progress(console) as progress:
         for name in await stop_leftovers(state):
             progress.say(f"{name} was left over from a killed run: stopped")
+        if (before := state.stack().get("kafka", options.kafka)) != options.kafka:
+            raise LocalError(
+                f"{state.root} keeps its events in the {before} Kafka; "
+                f"go on with --kafka {before}, or choose another --state-dir"
+            )
         ports = choose_ports(options.ports, options.port_overrides, options.pods)
         supervisor = Supervisor(state, progress.say)
         stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
@@ -11,6 +13,10 @@ from readmit_promoter.settings import PromoterSettings
 
 def main() -> None:
     """Entry point."""
+    argparse.ArgumentParser(
+        prog="python -m readmit_promoter",
+        description="The promoter. Configured by PROMOTER_* variables; see README.md.",
+    ).parse_args()
     configure_logging("promoter")
     settings = load_settings(PromoterSettings)
     process = Process()

@@ -56,7 +56,7 @@ def make_app(settings: PromoterSettings, process: Process, objects: ObjectStore 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(apply_migrations, conninfo, store.SCHEMA, "readmit_promoter")
-        async with pool, httpx.AsyncClient(base_url=str(settings.mlflow_url), timeout=10) as client:
+        async with pool, httpx.AsyncClient(base_url=str(settings.mlflow_url), timeout=10, trust_env=False) as client:
             await store.announce_champion(pool)
             health.set("ledger", True)
             background = process.background(

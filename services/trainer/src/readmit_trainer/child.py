@@ -44,6 +44,6 @@ def _answer(pipeline: Pipeline, task: FitTask) -> FitDone | FitFailed:
         return pipeline.run(task)
     except Transient as error:
         return FitFailed(transient=True, reason=str(error))
-    except Exception as error:  # noqa: BLE001  the job's record keeps it, and a poisonous job must not stop the others
+    except Exception as error:  # the job's record keeps it, and a poisonous job must not stop the others
         log.exception("fit_raised", job_id=str(task.job_id))
         return FitFailed(transient=False, reason=f"{type(error).__name__}: {error}")

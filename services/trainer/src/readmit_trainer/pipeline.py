@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 from mlflow import MlflowClient
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from readmit_bundle import write_bundle
 from readmit_chassis.failures import Transient

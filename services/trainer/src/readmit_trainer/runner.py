@@ -81,9 +81,9 @@ class Runner:
         heart = asyncio.create_task(self._beat(lease))
         try:
             await asyncio.wait({fit, heart}, return_when=asyncio.FIRST_COMPLETED)
-            return await fit if fit.done() else None
+            return await fit if fit.done() else await heart
         except AttemptFailed as failure:
-            return FitFailed(transient=False, reason=f"{type(failure).__name__}: {failure}")
+            return FitFailed(transient=False, reason=str(failure))
         finally:
             heart.cancel()
             fit.cancel()

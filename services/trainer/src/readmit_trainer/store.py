@@ -20,7 +20,6 @@ from readmit_contracts.topics import MODEL_REGISTERED
 from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FamilyName, FitDone, FitTask
 
 SCHEMA = "training"
-_MINE = "job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +133,8 @@ class JobStore:
         async with self._pool.connection() as connection:
             finished = await connection.execute(
                 "UPDATE training.jobs SET status = 'done', lease_token = NULL, error = NULL, finished_at = now(),"
-                f" fit_seconds = %(seconds)s, auroc = %(auroc)s, model_version = %(version)s WHERE {_MINE}",
+                " fit_seconds = %(seconds)s, auroc = %(auroc)s, model_version = %(version)s"
+                " WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'",
                 {
                     "seconds": done.fit_seconds, "auroc": event.validation.auroc, "version": event.model.version,
                     "job_id": lease.task.job_id, "token": lease.token,
@@ -177,6 +177,9 @@ class JobStore:
     async def _update(self, lease: Lease, assignments: str, values: dict[str, Any] | None = None) -> bool:
         parameters = {"job_id": lease.task.job_id, "token": lease.token, "lease_s": self._lease_s, **(values or {})}
         async with self._pool.connection() as connection:
-            query = f"UPDATE training.jobs SET {assignments} WHERE {_MINE}"  # noqa: S608  both parts are literals
+            query = (
+                f"UPDATE training.jobs SET {assignments}"  # noqa: S608  our own literals
+                " WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'"
+            )
             cursor = await connection.execute(query.encode(), parameters)
             return cursor.rowcount == 1

@@ -138,12 +138,10 @@ def _tags(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: Ar
 
 
 def _metrics(candidate: Candidate) -> list[Metric]:
-    figures = candidate.scores.model_dump() | {"fit_seconds": candidate.fit_seconds, "export_parity": candidate.parity}
+    figures = {f"validation_{name}": figure for name, figure in candidate.scores.model_dump().items()}
+    figures |= {"fit_seconds": candidate.fit_seconds, "export_parity": candidate.parity}
     now_ms = int(time.time() * 1000)
-    return [
-        Metric(f"validation_{k}" if k in candidate.scores.model_fields_set else k, v, now_ms, 0)
-        for k, v in figures.items()
-    ]
+    return [Metric(name, float(figure), now_ms, 0) for name, figure in figures.items()]
 
 
 def _params(candidate: Candidate) -> list[Param]:

@@ -111,4 +111,5 @@ def weighted_aurocs(risks: Floats, labels: Labels, weights: NDArray[np.int64]) -
     below = np.cumsum(negatives, axis=1) - negatives / 2.0
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
     won = (positives * below).sum(axis=1)
-    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    areas: Floats = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return areas

@@ -1,0 +1,17 @@
+"""All metrics of the UI."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+PREDICTIONS = Counter(
+    "ui_predictions",
+    "Presses of the button by outcome (answered, refused, no_model, unreachable, failed). "
+    "unreachable or failed: look at the inference service.",
+    ["outcome"],
+)
+REQUESTS = Counter(
+    "ui_requests",
+    "Requests to the services' REST faces by service and outcome (ok, away). away: that service is down.",
+    ["service", "outcome"],
+)

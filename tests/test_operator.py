@@ -1,0 +1,139 @@
+"""The operator's command against a running platform: what it shows, and one line for whatever cannot be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from readmit_contracts.encounter import example_encounter
+
+from .conftest import Platform
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(420)]
+
+
+def readmit(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "readmit_local", *arguments],
+        input=stdin, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def on(platform: Platform, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return readmit(*arguments, "--state-dir", str(platform.state_dir), stdin=stdin)
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The error, after checking that it is one line and that the exit code says so."""
+    assert done.returncode == 1, done
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_status_names_every_part_and_the_champion(platform: Platform) -> None:
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(on(platform, "status", "--json").stdout)
+        return found
+
+    def all_up() -> bool:  # after a restart, MLflow takes its time
+        return {part["state"] for part in shown()["parts"].values()} == {"up"}
+
+    platform.wait(all_up, "parts that are up")
+    parts = {"postgres", "s3", "kafka", "mlflow", "ingestor", "trainer", "promoter", "inference", "inference-2", "ui"}
+    assert parts <= set(shown()["parts"])
+    assert shown()["champion"]["epoch"] >= 1
+    assert "champion" in on(platform, "status").stdout
+
+
+def test_an_encounter_is_answered_from_standard_input(platform: Platform) -> None:
+    done = on(platform, "predict", "-", stdin=json.dumps(example_encounter()))
+    assert done.returncode == 0, done.stderr
+    assert 0 < json.loads(done.stdout)["risk"] < 1
+
+
+def test_a_refused_encounter_shows_the_field_and_what_is_allowed(platform: Platform) -> None:
+    done = on(platform, "predict", "-", stdin=json.dumps({**example_encounter(), "insulin": "Sideways"}))
+    assert done.returncode == 1
+    assert "insulin" in done.stderr
+    assert "Steady" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if self.path == "/missing.zip" else 200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><p>not data")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{web}/missing.zip", "404"),
+        ("{web}/page", "HTML"),
+        ("http://127.0.0.1:1/data.zip", "not reachable"),
+        ("{folder}/nowhere.csv", "no such file"),
+        ("{folder}/lacking.csv", "lacks the column(s) insulin"),
+        ("{folder}/empty.csv", "empty"),
+    ],
+)
+def test_a_source_that_cannot_be_ingested_is_one_line_and_leaves_nothing(
+    source: str, said: str, platform: Platform, web: str, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "empty.csv").touch()
+    header = readmit("sample", "1").stdout.splitlines()[0]
+    (tmp_path / "lacking.csv").write_text(header.replace(",insulin", "") + "\n")
+    before = platform.get("ingestor", "/datasets")
+    error = one_line_error(on(platform, "ingest", source.format(web=web, folder=tmp_path)))
+    assert said in error
+    assert platform.get("ingestor", "/datasets") == before
+
+
+def test_a_second_up_on_the_same_state_is_refused(platform: Platform) -> None:
+    assert "readmit down" in one_line_error(on(platform, "up", "--ports", "free"))
+
+
+def test_a_port_in_use_is_named_with_the_way_out(platform: Platform, tmp_path: Path) -> None:
+    taken = platform.stack["ports"]["inference"]
+    error = one_line_error(
+        readmit("up", "--state-dir", str(tmp_path / "s"), "--ports", "free", "--port", f"inference={taken}",
+                "--source", "sample:1000")
+    )  # fmt: skip
+    assert str(taken) in error
+    assert "--port inference=" in error
+    assert not (tmp_path / "s" / "postgres").exists()
+
+
+def test_a_missing_source_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    error = one_line_error(readmit("up", "--state-dir", str(state), "--source", str(tmp_path / "nowhere.zip")))
+    assert "nowhere.zip: no such file" in error
+    assert not state.exists()
+
+
+def test_logs_of_a_part_that_does_not_exist_name_those_that_do(platform: Platform) -> None:
+    assert "trainer" in one_line_error(on(platform, "logs", "trainor"))
+    assert "fit" in on(platform, "logs", "trainer", "-n", "200").stdout
