@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
+from readmit_chassis.failures import Transient
 from readmit_local.client import Ingestion, Services, request_ingestion
 from readmit_local.errors import LocalError
+from readmit_local.kafka import provision_topics
 from readmit_local.log_tail import tail
-from readmit_local.ports import DEFAULT_PORTS
+from readmit_local.ports import DEFAULT_PORTS, parse_overrides
 from readmit_local.source import resolve_source
 from readmit_local.state import State
 from readmit_local.status import stack_status, stop_running
@@ -82,13 +85,13 @@ def up_command(
             None if source is None else resolve_source(source),
             kafka.value,
             ports.value,
-            _port_overrides(port or []),
+            parse_overrides(port or [], pods),
             pods,
             "served" if exit_when_served else "trained" if exit_when_trained else None,
         )
-        asyncio.run(up(options, _out))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    asyncio.run(up(options, _out))
 
 
 @app.command()
@@ -144,7 +147,7 @@ def ingest(
         raise typer.BadParameter(str(error)) from error
     ended = asyncio.run(_ingest(_running_urls(state_dir), resolved))
     if ended.status == "failed":
-        raise LocalError(f"source {source}: {ended.error.message if ended.error else 'the ingestor gave no reason'}")
+        raise LocalError(ended.why_failed)
     what = "has nothing new; it is" if ended.status == "unchanged" else "is ingested as"
     _out.print(f"{source} {what} dataset {ended.dataset_version}" + (" (SYNTHETIC)" if ended.synthetic else ""))
 
@@ -181,6 +184,18 @@ def sample(
         raise LocalError(f"{output}: {error.strerror}; choose another file with -o") from error
 
 
+@app.command()
+def topics(
+    bootstrap_servers: Annotated[str, typer.Option(help="The cluster, HOST:PORT[,HOST:PORT…].")],
+) -> None:
+    """Create the topics that a cluster lacks, dead-letter topics included. For Compose and clusters."""
+    try:
+        asyncio.run(provision_topics(bootstrap_servers))
+    except (KafkaError, OSError, Transient) as error:
+        raise LocalError(f"{bootstrap_servers}: topics not created ({error}); is Kafka up there?") from error
+    _out.print("every topic is there")
+
+
 def main() -> None:
     """Entry point of the command."""
     try:
@@ -188,16 +203,6 @@ def main() -> None:
     except LocalError as error:
         print(f"readmit: {error}", file=sys.stderr)  # noqa: T201  one line, unwrapped
         sys.exit(1)
-
-
-def _port_overrides(given: list[str]) -> dict[str, int]:
-    overrides = {}
-    for text in given:
-        name, _, number = text.partition("=")
-        if not number.isdecimal() or not 0 < int(number) < 65536:
-            raise ValueError(f"--port {text}: write NAME=N, e.g. inference=8080")
-        overrides[name] = int(number)
-    return overrides
 
 
 def _running_urls(state_dir: Path) -> dict[str, Any]:

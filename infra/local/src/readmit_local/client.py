@@ -53,6 +53,12 @@ class Ingestion(_Seen):
         """Whether nothing more will happen to it."""
         return self.status in {"done", "unchanged", "failed"}
 
+    @property
+    def why_failed(self) -> str:
+        """One line that names the source."""
+        message = self.error.message if self.error else "failed without a reason; see `readmit logs ingestor`"
+        return message if self.source in message else f"source {self.source}: {message}"
+
 
 class Dataset(_Seen):
     """One ingested version of the data."""

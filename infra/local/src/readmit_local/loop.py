@@ -89,8 +89,8 @@ def _ingestion_news(old: Ingestion | None, new: Ingestion | None) -> Iterator[st
     for batch in range((old.batches_written if old else 0) or 0, new.batches_written or 0):
         yield f"batch {batch + 1} written"
     if new.ended and (old is None or not old.ended):
-        if new.status == "failed" and new.error:
-            yield f"ingestion failed: {new.error.message}"
+        if new.status == "failed":
+            yield f"ingestion failed: {new.why_failed}"
         elif new.status == "unchanged":
             yield f"nothing new in the source: it is dataset {new.dataset_version}"
         else:

@@ -30,18 +30,32 @@ def pod_names(pods: int) -> tuple[str, ...]:
     return ("inference", *(f"inference-{k}" for k in range(2, pods + 1)))
 
 
+def part_names(pods: int = 1) -> tuple[str, ...]:
+    """Everything that gets a port."""
+    return (*DEFAULT_PORTS, *pod_names(pods)[1:])
+
+
+def parse_overrides(given: Iterable[str], pods: int = 1) -> dict[str, int]:
+    """`NAME=N` texts as a mapping. Raises ValueError for a part that does not exist, or no port number."""
+    overrides = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if name not in part_names(pods):
+            raise ValueError(f"--port {text}: no part is called {name!r}; there are {', '.join(part_names(pods))}")
+        if not number.isdecimal() or not 0 < int(number) < 65536:
+            raise ValueError(f"--port {text}: write NAME=N, e.g. inference=8080")
+        overrides[name] = int(number)
+    return overrides
+
+
 def choose_ports(mode: str, overrides: Mapping[str, int], pods: int = 1) -> dict[str, int]:
     """A port for every part, all checked to be free. Only the first inference pod has a default port.
 
-    Raises ValueError for a part that does not exist, `LocalError` for a port that is taken.
+    Raises `LocalError` for a port that is taken.
     """
-    names = [*DEFAULT_PORTS, *pod_names(pods)[1:]]
-    for name in overrides:
-        if name not in names:
-            raise ValueError(f"no part is called {name!r}; there are {', '.join(names)}")
     wanted = {**(DEFAULT_PORTS if mode == "default" else {}), **overrides}
     check_free(wanted)
-    missing = [name for name in names if name not in wanted]
+    missing = [name for name in part_names(pods) if name not in wanted]
     return wanted | dict(zip(missing, free_ports(len(missing), avoid=wanted.values()), strict=True))
 
 

@@ -48,8 +48,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Something happened."""
-        stamp = Text(f"{self.elapsed_s:7.1f} s  ", style="dim")
-        self.console.print(stamp + Text(line), soft_wrap=True)
+        stamped = Text.assemble((f"{self.elapsed_s:7.1f} s  ", "dim"), line)
+        self.console.print(stamped, soft_wrap=True)
 
     def notice(self, text: str) -> None:
         """Something that nobody may overlook."""

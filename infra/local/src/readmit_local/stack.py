@@ -56,21 +56,19 @@ class Stack:
         """MLflow, which takes 20 s: nobody waits for it before they need it."""
         await self.supervisor.start(mlflow_part(self.ports, self.secrets), timeout_s=180)
 
-    async def start_services(self) -> None:
-        """All services at once: none of them needs another to start."""
-        names = {name: name for name in ("ingestor", "trainer", "promoter")}
-        names |= dict.fromkeys(pod_names(self.pods), "inference") | {"ui": "ui"}
-        await asyncio.gather(
-            *(
-                self.supervisor.start(
-                    service_part(
-                        service, name, self.state, self.ports, self.secrets, idempotent=self.kafka == "apache"
-                    ),
-                    timeout_s=120,
-                )
-                for name, service in names.items()
-            )
-        )
+    async def start_ingestor(self) -> None:
+        """The ingestor: with it, work can begin."""
+        await self._start_service("ingestor", "ingestor")
+
+    async def start_other_services(self) -> None:
+        """All others at once: none of them needs another to start."""
+        pods = [self._start_service("inference", pod) for pod in pod_names(self.pods)]
+        await asyncio.gather(*pods, *(self._start_service(name, name) for name in ("trainer", "promoter", "ui")))
+
+    async def _start_service(self, service: str, name: str) -> None:
+        idempotent = self.kafka == "apache"  # the embedded broker has no InitProducerId
+        part = service_part(service, name, self.state, self.ports, self.secrets, idempotent=idempotent)
+        await self.supervisor.start(part, timeout_s=180)
 
     async def _start_postgres(self) -> None:
         part = await asyncio.to_thread(

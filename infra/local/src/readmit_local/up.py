@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -99,15 +98,16 @@ def _cancel_on_signal() -> asyncio.Event:
 
 async def _run(options: Options, stack: Stack, services: Services, progress: Progress) -> None:
     await stack.start_parts()
-    mlflow = asyncio.create_task(stack.start_mlflow())
+    # What ingestion does not need starts beside it.
+    starting = [asyncio.create_task(stack.start_mlflow()), asyncio.create_task(stack.start_other_services())]
     try:
-        await stack.start_services()
+        await stack.start_ingestor()
         following = await _begin(options, stack, services, progress)
-        await _watch(options, stack, services, progress, following, mlflow)
+        await _watch(options, stack, services, progress, following, starting)
     finally:
-        mlflow.cancel()
-        with suppress(asyncio.CancelledError, LocalError):
-            await mlflow
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
 
 
 async def _begin(options: Options, stack: Stack, services: Services, progress: Progress) -> Following:
@@ -130,14 +130,15 @@ async def _begin(options: Options, stack: Stack, services: Services, progress: P
 
 async def _watch(
     options: Options, stack: Stack, services: Services, progress: Progress, following: Following,
-    mlflow: asyncio.Task[None],
+    starting: Sequence[asyncio.Future[None]],
 ) -> None:  # fmt: skip
     seen, served, trained = Loop(), False, False
     if following.dataset_version is not None:  # what was known before is no news
         seen = await look(services, None, following.dataset_version)
     while True:
-        if mlflow.done():
-            mlflow.result()
+        for task in starting:
+            if task.done():
+                task.result()  # raises what went wrong
         now = await look(services, following.request_id, following.dataset_version)
         for line in news(seen, now):
             progress.say(line)
@@ -171,7 +172,7 @@ async def _fallen_back(following: Following, now: Loop, stack: Stack, progress: 
         )
         bootstrap = stack.description()["urls"]["kafka"]
         return replace(following, request_id=await request_ingestion(bootstrap, "sample"), may_fall_back=False)
-    raise LocalError(f"source {now.ingestion.source}: {error.message if error else 'the ingestor gave no reason'}")
+    raise LocalError(now.ingestion.why_failed)
 
 
 async def _first_answer(stack: Stack, services: Services) -> dict[str, Any] | None:

@@ -81,7 +81,10 @@ class Runner:
         heart = asyncio.create_task(self._beat(lease))
         try:
             await asyncio.wait({fit, heart}, return_when=asyncio.FIRST_COMPLETED)
-            return await fit if fit.done() else await heart
+            if not fit.done():
+                await heart  # a broken heart is a bug and raises
+                return None
+            return await fit
         except AttemptFailed as failure:
             return FitFailed(transient=False, reason=str(failure))
         finally:

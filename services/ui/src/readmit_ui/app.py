@@ -63,7 +63,10 @@ def create_app(settings: Settings, http: httpx.AsyncClient | None = None) -> Fas
             theme=_theme(),
             head=f"<script>document.documentElement.lang = '{texts.language}'</script>",
             css_paths=_STYLE,
-            favicon_path=_ICON,
+            run_history=False,  # Gradio would keep every patient that was entered in the browser's storage
+            max_file_size="1kb",  # nothing here takes files, but Gradio's upload route is always there
+            mcp_server=False,
+            ssr_mode=False,
             footer_links=[],
         )
     return app

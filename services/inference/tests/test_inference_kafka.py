@@ -1,0 +1,97 @@
+"""Promotions heard and loads announced over a real broker of the Kafka protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from faststream.kafka import KafkaBroker
+
+from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.kafka import create_topics, make_broker, publish
+from readmit_chassis.s3 import MemoryStore
+from readmit_chassis.settings import KafkaSettings
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED
+from readmit_inference.settings import Settings
+from readmit_inference.testing import promote, running, tiny_bundle, until
+
+pytestmark = pytest.mark.stack
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[KafkaSettings]:
+    from readmit_chassis.testing import embedded_kafka  # noqa: PLC0415  its parts are there only for stack tests
+
+    with embedded_kafka() as address:
+        topics = [(topic.name, topic.partitions, topic.config()) for topic in (MODEL_PROMOTED, MODEL_LOADED)]
+        asyncio.run(create_topics(address, topics))
+        yield KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
+
+
+@pytest.fixture
+async def promoter(kafka: KafkaSettings) -> AsyncIterator[KafkaBroker]:
+    broker = make_broker(kafka, "promoter")
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+async def announce(promoter: KafkaBroker, promotion: ModelPromoted) -> None:
+    envelope = new_envelope(ModelPromoted.EVENT_TYPE, source="promoter", subject=str(promotion.epoch))
+    await publish(promoter, topic=MODEL_PROMOTED.name, key=MODEL_STREAM, event=promotion, envelope=envelope)
+
+
+async def announced(kafka: KafkaSettings, pod_id: str, count: int) -> list[ModelLoaded]:
+    """The first announcements of a pod."""
+    consumer = AIOKafkaConsumer(
+        MODEL_LOADED.name, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    found: list[ModelLoaded] = []
+    try:
+        async with asyncio.timeout(30):
+            async for record in consumer:
+                loaded = ModelLoaded.model_validate_json(record.value)
+                if loaded.pod_id == pod_id:
+                    headers = {name: value.decode() for name, value in record.headers}
+                    assert Envelope.from_headers(headers).type == ModelLoaded.EVENT_TYPE
+                    assert record.key == pod_id.encode()
+                    found.append(loaded)
+                if len(found) == count:
+                    return found
+    finally:
+        await consumer.stop()
+    return found
+
+
+async def test_every_pod_follows_promotions_and_says_what_it_serves(
+    kafka: KafkaSettings, promoter: KafkaBroker, settings: Settings, store: MemoryStore
+) -> None:
+    def pod(name: str) -> Settings:
+        return settings.model_copy(update={"kafka": kafka, "pod_id": name, "cache_dir": settings.cache_dir / name})
+
+    await announce(promoter, promote(store, tiny_bundle(1), epoch=1))
+    async with running(pod("early"), store) as early:
+        await until(lambda: early.champion.settled == 1)
+        await announce(promoter, promote(store, tiny_bundle(2, golden_shift=0.01), epoch=2))
+        await announce(promoter, promote(store, tiny_bundle(3), epoch=3))
+        await until(lambda: early.champion.settled == 3)
+        async with running(pod("late"), store) as late:
+            await until(lambda: late.champion.settled == 3)
+            (last,) = (await announced(kafka, "late", 1))[-1:]
+            assert last.outcome in {"serving", "refused"}
+        heard = await announced(kafka, "early", 2)
+    assert (heard[0].outcome, heard[0].epoch) == ("serving", 1)
+    assert heard[-1].epoch in {2, 3}
+
+
+async def test_what_cannot_be_read_on_the_topic_is_skipped(
+    kafka: KafkaSettings, promoter: KafkaBroker, settings: Settings, store: MemoryStore
+) -> None:
+    await promoter.publish(b"not an event", MODEL_PROMOTED.name, key=b"noise")
+    await announce(promoter, promote(store, tiny_bundle(4), epoch=9))
+    async with running(settings.model_copy(update={"kafka": kafka}), store) as service:
+        await until(lambda: service.champion.settled == 9)

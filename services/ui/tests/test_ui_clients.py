@@ -1,0 +1,69 @@
+"""What the services answer, and every way in which they don't, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+from readmit_contracts.prediction import Prediction, Problem
+from readmit_ui.clients import Services, Trouble
+
+ServicesThat = Callable[[Callable[[httpx.Request], httpx.Response]], Services]
+
+
+def problem(status: int) -> httpx.Response:
+    body = Problem(type="urn:x", title="T", status=status, detail="D").model_dump()
+    return httpx.Response(status, json=body)
+
+
+def unreachable(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("refused", request=request)
+
+
+def too_slow(request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadTimeout("slow", request=request)
+
+
+async def test_an_answer_is_a_prediction(services_that: ServicesThat, prediction: Prediction) -> None:
+    services = services_that(lambda _: httpx.Response(200, content=prediction.model_dump_json()))
+    assert await services.predict({}) == prediction
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    [
+        (lambda _: problem(422), "refused"),
+        (lambda _: problem(413), "refused"),
+        (lambda _: problem(503), "no_model"),
+        (lambda _: problem(500), "failed"),
+        (lambda _: httpx.Response(502, text="<html>bad gateway</html>"), "failed"),
+        (lambda _: httpx.Response(200, text="not a prediction"), "failed"),
+        (unreachable, "unreachable"),
+        (too_slow, "unreachable"),
+    ],
+)
+async def test_every_failure_is_a_trouble_of_its_kind(
+    services_that: ServicesThat, handler: Callable[[httpx.Request], httpx.Response], kind: str
+) -> None:
+    before = REGISTRY.get_sample_value("ui_predictions_total", {"outcome": kind}) or 0.0
+    answer = await services_that(handler).predict({})
+    assert isinstance(answer, Trouble)
+    assert answer.kind == kind
+    assert REGISTRY.get_sample_value("ui_predictions_total", {"outcome": kind}) == before + 1
+
+
+@pytest.mark.parametrize(
+    "handler", [unreachable, too_slow, lambda _: problem(500), lambda _: httpx.Response(200, text="<html>")]
+)
+async def test_a_read_of_a_service_that_is_away_is_none(
+    services_that: ServicesThat, handler: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    assert await services_that(handler).get("trainer", "/jobs") is None
+
+
+async def test_each_service_is_asked_at_its_own_address(services_that: ServicesThat) -> None:
+    services = services_that(lambda request: httpx.Response(200, json={"asked": str(request.url)}))
+    assert await services.get("promoter", "/pods") == {"asked": "http://promoter/pods"}
