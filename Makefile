@@ -27,7 +27,7 @@ lint: .venv/.development ## style, types, import law, dependencies, locks, gener
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@for member in $(MEMBERS); do (cd $$member && echo "deptry $$member" && $(BIN)/deptry . ) || exit 1; done
+	@for member in $(MEMBERS); do (cd $$member && echo "deptry $$member" && $(BIN)/deptry src) || exit 1; done
 	$(BIN)/python -m readmit_contracts check
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	requirements/compile --check

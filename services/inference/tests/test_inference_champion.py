@@ -19,7 +19,7 @@ from readmit_contracts.events import ModelLoaded
 from readmit_contracts.prediction import Prediction
 from readmit_features.cleaning import clean_encounter
 from readmit_inference.cache import BundleCache
-from readmit_inference.champion import LOADED, NEWEST, Champion
+from readmit_inference.champion import LOADED, Champion
 from readmit_inference.settings import Settings
 from readmit_inference.testing import ROOT, Service, promote, running, tiny_bundle, until
 
@@ -39,7 +39,7 @@ class Pod:
 
     def __init__(self, store: MemoryStore, cache: Path, pauses=no_pauses) -> None:  # type: ignore[no-untyped-def]
         self.said: list[ModelLoaded] = []
-        self.health = Health(LOADED, NEWEST)
+        self.health = Health(LOADED)
         self.champion = Champion(
             pod_id="pod-1", get=store.get, cache=BundleCache(cache), announce=self.said.append,
             health=self.health, pauses=pauses,
@@ -73,7 +73,7 @@ def risk_by(bundle: Bundle) -> float:
 async def test_a_promoted_model_is_put_in_service_and_announced(store: MemoryStore, tmp_path: Path) -> None:
     bundle = tiny_bundle(1)
     async with Pod(store, tmp_path) as pod:
-        assert pod.health.waiting_for == [LOADED, NEWEST]
+        assert pod.health.waiting_for == [LOADED]
         pod.champion.want(promote(store, bundle, epoch=4))
         await pod.settled(4)
         assert pod.health.waiting_for == []
@@ -125,7 +125,7 @@ class TestRefusal:
             pod.champion.want(promotion)
             await pod.settled(2)
             assert pod.epoch == 1
-            assert pod.health.waiting_for == [NEWEST]
+            assert pod.health.waiting_for == []
             pod.champion.want(promote(store, tiny_bundle(3), epoch=3))
             await pod.settled(3)
             assert pod.epoch == 3
@@ -167,7 +167,7 @@ async def test_another_family_than_promoted_is_refused(store: MemoryStore, tmp_p
         pod.champion.want(lying)
         await pod.settled(1)
         assert pod.epoch is None
-        assert pod.health.waiting_for == [LOADED, NEWEST]
+        assert pod.health.waiting_for == [LOADED]
 
 
 async def test_the_store_coming_back_ends_the_wait(store: MemoryStore, tmp_path: Path) -> None:

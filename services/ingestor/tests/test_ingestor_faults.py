@@ -78,6 +78,7 @@ def test_every_form_of_the_same_rows_is_read_and_line_endings_make_no_other_data
         (b"PK\x03\x04 truncated", "source_bad_archive", "damaged archive"),
         (b"\x1f\x8b\x08 truncated gzip", "source_bad_archive", "damaged archive"),
         (zipped({"a.csv": b"", "b.csv": b""}), "source_bad_archive", "exactly one CSV"),
+        (zipped({"a.csv": b""}).replace(b"\x00\x00\x08\x00", b"\x01\x00\x08\x00"), "source_bad_archive", "encrypted"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -116,11 +117,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         wanted = self.headers.get("range")
+        if self.headers.get("if-range") != '"one"':
+            wanted = None
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         body = self.body[start:]
         self.send_response(206 if wanted else 200)
         self.send_header("content-type", "text/html" if self.path == "/page" else "application/zip")
         self.send_header("content-length", str(len(body)))
+        self.send_header("etag", '"one"')
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if self.path == "/cut" and not wanted else body)
 
@@ -157,6 +161,39 @@ def test_a_download_that_was_cut_is_resumed_where_it_ended(
         download(f"{url}/cut", tmp_path, lambda *_: None)
     assert download(f"{url}/cut", tmp_path, lambda *_: None).read_bytes() == sample
     assert handler.requests == ["/cut", f"/cut bytes={len(sample) // 2}-"]
+
+
+def test_a_file_that_changed_between_two_tries_is_fetched_afresh(
+    server: tuple[str, type[_Handler]], sample: bytes, tmp_path: Path
+) -> None:
+    url, _ = server
+    with pytest.raises(SourceFault):
+        download(f"{url}/cut", tmp_path, lambda *_: None)
+    next(tmp_path.glob("*.validator")).write_text('"another"')
+    with pytest.raises(SourceFault):  # from its beginning, and cut again
+        download(f"{url}/cut", tmp_path, lambda *_: None)
+    assert next(tmp_path.glob("*.part")).read_bytes() == sample[: len(sample) // 2]
+
+
+def test_what_turns_out_not_to_be_data_is_not_kept(server: tuple[str, type[_Handler]], tmp_path: Path) -> None:
+    url, handler = server
+    handler.body = b"no,data\n1,2\n"
+    for _ in range(2):
+        with (
+            pytest.raises(SourceFault, match="no column"),
+            open_source(f"{url}/data", cache_dir=tmp_path, uci_url="", on_bytes=lambda *_: None) as opened,
+        ):
+            list(CsvReader(opened.stream, "x").chunks())
+    assert handler.requests == ["/data", "/data"]
+
+
+def test_names_and_sizes_that_no_machine_can_serve_are_faults(tmp_path: Path) -> None:
+    for source in ("x" * 5_000, "sample:9999999"):
+        with (
+            pytest.raises(SourceFault),
+            open_source(source, cache_dir=tmp_path, uci_url="", on_bytes=lambda *_: None),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 from readmit_chassis.migrations import apply_migrations
 from readmit_contracts.encounter import COLUMNS
 from readmit_contracts.events import BatchReady
-from readmit_features.synthetic import write_sample
+from readmit_features.synthetic import FIRST_SYNTHETIC_ID, write_sample
 from readmit_ingestor import store
 from readmit_ingestor.runner import Runner
 
@@ -52,8 +52,10 @@ def database(server: str) -> Iterator[Connection]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
+    """Rows that could be real: their identifiers are not those of a sample."""
     path = tmp_path / "source.csv"
     write_sample(path, rows=4_000)
+    path.write_text(path.read_text().replace(str(FIRST_SYNTHETIC_ID)[:6], ""))
     return path
 
 
@@ -186,8 +188,13 @@ def test_too_many_bad_rows_fail_the_whole_and_leave_nothing(database: Connection
         assert count(database, table) == 0
 
 
-def test_synthetic_rows_are_marked_everywhere(database: Connection, tmp_path: Path) -> None:
-    assert run(database, tmp_path, "sample:2000")["synthetic"] is True
+@pytest.mark.parametrize("form", ["sample", "file"])
+def test_synthetic_rows_are_marked_everywhere_even_when_they_come_back_as_a_file(
+    form: str, database: Connection, tmp_path: Path
+) -> None:
+    write_sample(tmp_path / "saved.csv", rows=2_000)
+    source = "sample:2000" if form == "sample" else tmp_path / "saved.csv"
+    assert run(database, tmp_path, source)["synthetic"] is True
     assert database.execute("SELECT synthetic FROM clean_data.datasets").fetchall() == [(True,)]
     assert database.execute("SELECT bool_and(synthetic) FROM clean_data.batch_info").fetchall() == [(True,)]
     assert database.execute("SELECT bool_and((payload->>'synthetic')::bool) FROM raw_data.outbox").fetchall() == [
@@ -231,6 +238,18 @@ def test_killed_at_any_stage_it_leaves_nothing_and_a_rerun_completes_once(
     assert count(database, "raw_data.diabetes") == 4_000
     assert count(database, "raw_data.outbox") == count(database, "clean_data.batch_info")
     assert store.claim(database) is None
+
+
+def test_a_source_that_keeps_killing_the_process_is_given_up(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    ask(database, source)
+    for _ in range(3):
+        store.claim(database)
+    claimed = store.claim(database)
+    assert claimed is not None
+    runner(database, tmp_path).run_one(database, claimed)
+    assert database.execute("SELECT status, error_code FROM raw_data.ingestions").fetchall() == [("failed", "gave_up")]
 
 
 def test_a_sample_in_a_text_stream_and_in_a_file_are_the_same(tmp_path: Path) -> None:

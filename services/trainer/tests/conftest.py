@@ -6,6 +6,8 @@ import csv
 import hashlib
 import io
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings
-from readmit_chassis.testing import postgres_server
+from readmit_chassis.testing import free_port, postgres_server
 from readmit_contracts.encounter import COLUMNS, POSITIVE_OUTCOME
 from readmit_contracts.events import BatchReady
 from readmit_features.cleaning import clean_rows
@@ -26,6 +28,9 @@ from readmit_features.split import split_of
 from readmit_features.synthetic import write_sample
 from readmit_trainer.domain import FAMILIES
 from readmit_trainer.settings import Settings
+
+# The fitting process imports its stand-ins by name, with the path that it is given.
+sys.path.append(str(Path(__file__).parent))
 
 TYPES = ", ".join(f"{c.key} {'bigint' if c.is_number else 'text'}" for c in COLUMNS)
 KEYS = tuple(c.key for c in COLUMNS)
@@ -126,3 +131,22 @@ async def pool(server: str) -> AsyncIterator[AsyncConnectionPool]:
         async with connections.connection() as connection:
             await connection.execute("TRUNCATE training.jobs, training.inbox, training.outbox")
         yield connections
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server; it takes some twenty seconds to start."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
+    ]  # fmt: skip
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (
+        (folder / "server.log").open("wb") as log,
+        subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log) as server,
+    ):
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()

@@ -236,7 +236,13 @@ async def _predict(urls: dict[str, Any], body: bytes) -> tuple[int, str]:
 
 def _print_status(found: dict[str, Any]) -> None:
     if not found["running"]:
-        _out.print(f"nothing runs on {found['state_dir']}; start it with `readmit up`")
+        left = ", ".join(found["left_over"])
+        _out.print(
+            f"`readmit up` was killed and left {left}; stop them with `readmit down`, or go on with `readmit up`"
+            if left
+            else f"nothing runs on {found['state_dir']}; start it with `readmit up`",
+            soft_wrap=True,
+        )
         return
     table = Table("part", "address", "pid", "state", box=None)
     for name, part in found["parts"].items():

@@ -132,20 +132,20 @@ class Services:
         datasets = [Dataset.model_validate(each) for each in (answer or {}).get("datasets", [])]
         return sorted(datasets, key=lambda dataset: dataset.version)
 
-    async def jobs(self, dataset_version: int) -> list[Job]:
+    async def jobs(self, dataset_version: int) -> list[Job] | None:
         """The fits on one dataset."""
         answer = await self._get("trainer", f"/jobs?dataset_version={dataset_version}")
-        return [Job.model_validate(each) for each in (answer or {}).get("jobs", [])]
+        return None if answer is None else [Job.model_validate(each) for each in answer["jobs"]]
 
-    async def decisions(self) -> list[Decision]:
+    async def decisions(self) -> list[Decision] | None:
         """The latest decisions, newest first."""
         answer = await self._get("promoter", "/decisions?limit=500")
-        return [Decision.model_validate(each) for each in (answer or {}).get("decisions", [])]
+        return None if answer is None else [Decision.model_validate(each) for each in answer["decisions"]]
 
-    async def pods(self) -> list[Pod]:
+    async def pods(self) -> list[Pod] | None:
         """The last word of each pod."""
         answer = await self._get("promoter", "/pods")
-        return [Pod.model_validate(each) for each in (answer or {}).get("pods", [])]
+        return None if answer is None else [Pod.model_validate(each) for each in answer["pods"]]
 
     async def champion(self) -> dict[str, Any] | None:
         """The model in service, as the promoter describes it."""

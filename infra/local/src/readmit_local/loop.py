@@ -43,20 +43,28 @@ class Loop:
         )
 
 
-async def look(services: Services, request_id: str | None, dataset_version: int | None) -> Loop:
-    """Ask everybody. Follows one request or, without one, an existing dataset."""
-    ingestion = await services.ingestion(request_id) if request_id else None
+async def look(services: Services, request_id: str | None, dataset_version: int | None, last: Loop) -> Loop:
+    """Ask everybody. Follows one request or, without one, an existing dataset.
+
+    Of a service that does not answer just now, the last look holds.
+    """
+    ingestion = (await services.ingestion(request_id) if request_id else None) or last.ingestion
+    if ingestion is not None and ingestion.request_id != request_id:
+        ingestion = None  # of the request before
     if ingestion is not None and ingestion.dataset_version is not None:
         dataset_version = ingestion.dataset_version
     if dataset_version is None:
         return Loop(ingestion)
     datasets = {dataset.version: dataset for dataset in await services.datasets()}
+    jobs, decisions, pods = await services.jobs(dataset_version), await services.decisions(), await services.pods()
     return Loop(
         ingestion,
-        datasets.get(dataset_version),
-        tuple(await services.jobs(dataset_version)),
-        tuple(each for each in reversed(await services.decisions()) if each.dataset_version == dataset_version),
-        tuple(await services.pods()),
+        datasets.get(dataset_version, last.dataset),
+        last.jobs if jobs is None else tuple(jobs),
+        last.decisions
+        if decisions is None
+        else tuple(each for each in reversed(decisions) if each.dataset_version == dataset_version),
+        last.pods if pods is None else tuple(pods),
     )
 
 

@@ -24,11 +24,12 @@ async def stack_status(state: State) -> dict[str, Any]:
     """Parts with address, pid and state; datasets, fits by status, champion. JSON-ready."""
     stack = state.stack()
     if not state.is_running():
-        return {"running": False, "state_dir": str(state.root), "left_over": sorted(stack.get("pids", {}))}
+        left = sorted(name for name, pid in stack.get("pids", {}).items() if is_ours(pid, stack["started"][name]))
+        return {"running": False, "state_dir": str(state.root), "left_over": left}
     services = Services(stack["urls"])
     try:
         datasets = [dataset.model_dump() for dataset in await services.datasets()]
-        jobs = await services.jobs(datasets[-1]["version"]) if datasets else []
+        jobs = (await services.jobs(datasets[-1]["version"]) if datasets else None) or []
         champion = await services.champion()
     finally:
         await services.close()

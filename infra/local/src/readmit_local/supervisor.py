@@ -65,7 +65,7 @@ class Supervisor:
 
     async def _keep(self, part: Part) -> None:
         pause_s = 1.0
-        while True:
+        while not self._stopping:
             began = time.monotonic()
             process = await self._spawn(part)
             code = await process.wait()

@@ -50,36 +50,41 @@ class Following:
 
 async def up(options: Options, console: Console) -> None:
     """Run until the goal is reached or a signal comes; everything is stopped then. Raises `LocalError`."""
-    stopping = _cancel_on_signal()
-    state = options.state
+    signalled = _cancel_on_signal()
     if options.kafka == "apache":
         require_java()
-    state.prepare()
-    with state.locked(), Progress(console) as progress:
-        for name in await stop_leftovers(state):
-            progress.say(f"{name} was left over from a killed run: stopped")
-        if (before := state.stack().get("kafka", options.kafka)) != options.kafka:
-            raise LocalError(
-                f"{state.root} keeps its events in the {before} Kafka; "
-                f"go on with --kafka {before}, or choose another --state-dir"
-            )
-        ports = choose_ports(options.ports, options.port_overrides, options.pods)
-        supervisor = Supervisor(state, progress.say)
-        stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods)
-        state.write_stack(stack.description())
-        services = Services(stack.description()["urls"])
-        try:
-            await _run(options, stack, services, progress)
-        except asyncio.CancelledError:
-            if not stopping.is_set():
-                raise
-        finally:
-            progress.clear()
-            progress.say("stopping")
-            await services.close()
-            await supervisor.stop()
-            state.write_stack(state.stack() | {"up": None})
-            progress.say("stopped; the state is kept: the next `readmit up` continues")
+    options.state.prepare()
+    try:
+        with options.state.locked(), Progress(console) as progress:
+            await _up(options, progress)
+    except asyncio.CancelledError:
+        if not signalled.is_set():
+            raise
+
+
+async def _up(options: Options, progress: Progress) -> None:
+    state = options.state
+    for name in await stop_leftovers(state):
+        progress.say(f"{name} was left over from a killed run: stopped")
+    if (before := state.stack().get("kafka", options.kafka)) != options.kafka:
+        raise LocalError(
+            f"{state.root} keeps its events in the {before} Kafka; "
+            f"go on with --kafka {before}, or choose another --state-dir"
+        )
+    ports = choose_ports(options.ports, options.port_overrides, options.pods)
+    supervisor = Supervisor(state, progress.say)
+    stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods)
+    state.write_stack(stack.description())
+    services = Services(stack.description()["urls"])
+    try:
+        await _run(options, stack, services, progress)
+    finally:
+        progress.clear()
+        progress.say("stopping")
+        await services.close()
+        await supervisor.stop()
+        state.write_stack(state.stack() | {"up": None})
+        progress.say("stopped; the state is kept: the next `readmit up` continues")
 
 
 def _cancel_on_signal() -> asyncio.Event:
@@ -134,12 +139,12 @@ async def _watch(
 ) -> None:  # fmt: skip
     seen, served, trained = Loop(), False, False
     if following.dataset_version is not None:  # what was known before is no news
-        seen = await look(services, None, following.dataset_version)
+        seen = await look(services, None, following.dataset_version, seen)
     while True:
         for task in starting:
             if task.done():
                 task.result()  # raises what went wrong
-        now = await look(services, following.request_id, following.dataset_version)
+        now = await look(services, following.request_id, following.dataset_version, seen)
         for line in news(seen, now):
             progress.say(line)
         seen = now

@@ -12,6 +12,7 @@ from readmit_bundle.manifest import (
     Threshold,
 )
 from readmit_bundle.model import Model, load_model
+from readmit_bundle.scorers import preload
 
 __all__ = [
     "FORMAT_VERSION",
@@ -26,6 +27,7 @@ __all__ = [
     "Threshold",
     "load_model",
     "pack",
+    "preload",
     "read_bundle",
     "write_bundle",
 ]

@@ -159,6 +159,11 @@ _LOADERS: Mapping[ScorerKind, Callable[[bytes], Scorer]] = {
 }
 
 
+def preload() -> None:
+    """Import what the scorers need, so that the first model is not the one that waits for it. Blocks for a second."""
+    import lightgbm  # noqa: F401, PLC0415
+
+
 def load_scorer(kind: ScorerKind, data: bytes) -> Scorer:
     """The scorer in a model file; BundleRefused when the file is not one of its kind."""
     try:

@@ -43,8 +43,8 @@ class ModelVersion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: Annotated[str, Field(description="registered model, e.g. diabetes_readmission_lightgbm")]
-    version: Annotated[str, Field(description="MLflow model version")]
+    name: Annotated[str, Field(min_length=1, description="registered model, e.g. diabetes_readmission_lightgbm")]
+    version: Annotated[str, Field(min_length=1, description="MLflow model version")]
     family: Annotated[str, Field(description="lightgbm, decision_tree or logistic_regression")]
 
 

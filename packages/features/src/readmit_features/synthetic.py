@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from readmit_contracts.encounter import AGE_BANDS, COLUMNS, DRUG_KEYS, NOT_READMITTABLE, PAYERS, SPECIALTIES
 
 DEFAULT_ROWS = 30_000
+#: Synthetic encounters are numbered from here, far above any real number, so that rows of a sample are known for what
+#: they are in whatever file they come back.
+FIRST_SYNTHETIC_ID = 9_000_000_000_000_000
 
 Shares = Mapping[str, float] | Mapping[int, float]
 Cells = NDArray[np.generic]
@@ -105,8 +108,8 @@ def _identity(rng: np.random.Generator, rows: int) -> dict[str, Cells]:
     patient = rng.permutation(np.repeat(np.arange(rows), visits)[:rows])
     age = rng.normal(size=rows)
     return {
-        "encounter_id": 10_000 + np.cumsum(rng.integers(1, 8_000, rows)),
-        "patient_nbr": (100 + np.cumsum(rng.integers(1, 5_000, rows)))[patient],
+        "encounter_id": FIRST_SYNTHETIC_ID + np.cumsum(rng.integers(1, 8_000, rows)),
+        "patient_nbr": (FIRST_SYNTHETIC_ID + np.cumsum(rng.integers(1, 5_000, rows)))[patient],
         "race": _draw(rng, _RACES, rows)[patient],
         "gender": _draw(rng, {"Female": 53.76, "Male": 46.23, "Unknown/Invalid": 0.01}, rows)[patient],
         "age": _by_rank(age[patient], _AGES),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.s3 import S3Store
@@ -12,6 +14,7 @@ from readmit_inference.settings import Settings
 
 def main() -> None:
     """Run the service."""
+    argparse.ArgumentParser(prog="python -m readmit_inference", description=__doc__).parse_args()
     configure_logging("inference")
     settings = load_settings(Settings)
     process = Process()

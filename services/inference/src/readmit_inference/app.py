@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker
 
+from readmit_bundle import preload
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import follow, keep_starting, make_broker, publish
@@ -18,7 +20,7 @@ from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED
 from readmit_inference import problems
 from readmit_inference.announcer import Announcer
 from readmit_inference.cache import BundleCache
-from readmit_inference.champion import LOADED, NEWEST, Champion
+from readmit_inference.champion import LOADED, Champion
 from readmit_inference.handlers import prediction_router, state_router
 from readmit_inference.settings import Settings
 
@@ -27,7 +29,7 @@ SOURCE = "readmit-inference"
 
 def create_app(settings: Settings, store: ObjectStore, process: Process) -> FastAPI:
     """The service. Kafka and the store may be away at start: what the cache holds is served."""
-    health = Health(LOADED, NEWEST)
+    health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)
 
     async def say_loaded(loaded: ModelLoaded) -> None:
@@ -52,7 +54,7 @@ def create_app(settings: Settings, store: ObjectStore, process: Process) -> Fast
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await champion.restore()
         try:
-            async with process.background(champion.run(), _talk(broker, announcer)):
+            async with process.background(champion.run(), _talk(broker, announcer), asyncio.to_thread(preload)):
                 yield
         finally:
             await broker.stop()

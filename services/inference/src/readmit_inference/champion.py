@@ -21,8 +21,9 @@ from readmit_inference.patience import patience
 
 log = structlog.get_logger()
 
-#: Conditions of readiness: something answers, and nothing newer is known.
-LOADED, NEWEST = "model_loaded", "newest_promotion_loaded"
+#: The condition of readiness: a model answers. Not that it is the newest: with the store away, that would take every
+#: pod out of service just when nothing but the pods still works.
+LOADED = "model_loaded"
 
 
 class Champion:
@@ -59,7 +60,6 @@ class Champion:
             return
         self.wanted = promoted
         metrics.MODEL_EPOCH_KNOWN.set(promoted.epoch)
-        self._health.set(NEWEST, False)
         self._news.set()
 
     async def restore(self) -> None:
@@ -124,7 +124,6 @@ class Champion:
         promoted, named = serving.promoted, serving.named
         self.settled = promoted.epoch
         self._health.set(LOADED, True)
-        self._health.set(NEWEST, self.wanted is None or self.wanted.epoch == promoted.epoch)
         metrics.MODEL_INFO.clear()
         metrics.MODEL_INFO.labels(named.name, named.version, named.sha256, str(named.synthetic).lower()).set(1)
         metrics.MODEL_EPOCH.set(promoted.epoch)

@@ -13,6 +13,7 @@ Code = Literal[
     "source_bad_archive",
     "source_empty",
     "too_many_bad_rows",
+    "gave_up",
 ]
 
 

@@ -23,14 +23,15 @@ from readmit_contracts.prediction import FieldError
 from readmit_contracts.topics import BATCH_READY
 from readmit_features.cleaning import clean_rows
 from readmit_features.split import split_of
+from readmit_features.synthetic import FIRST_SYNTHETIC_ID
 from readmit_ingestor.errors import SourceFault
 from readmit_ingestor.reading import Chunk, CsvReader
 
 Connection = psycopg.Connection[Any]
 
 _KEYS = [column.key for column in COLUMNS]
-_PATIENT, _DISPOSITION, _OUTCOME = (
-    _KEYS.index(key) for key in ("patient_nbr", "discharge_disposition_id", "readmitted")
+_ENCOUNTER, _PATIENT, _DISPOSITION, _OUTCOME = (
+    _KEYS.index(key) for key in ("encounter_id", "patient_nbr", "discharge_disposition_id", "readmitted")
 )
 _COLUMN_LIST = sql.SQL(", ").join(map(sql.Identifier, [*_KEYS, "readmitted_30d"]))
 
@@ -44,6 +45,7 @@ class Progress:
     rows_quarantined: int = 0
     rows_excluded: int = 0
     batches_written: int = 0
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def ingest(
     connection: Connection, reader: CsvReader, *, source: str, synthetic: bool, rules: Rules, cause: Envelope | None
 ) -> Ingested:
     """Ingest a CSV in the connection's transaction, which the caller commits. Raises `SourceFault`."""
-    progress = Progress()
+    progress = Progress(synthetic=synthetic)
     # One ingestion at a time: versions are numbered in the order in which they become visible.
     connection.execute("SELECT pg_advisory_xact_lock(hashtext('clean_data.datasets'))")
     version = _value(connection, "SELECT coalesce(max(version), 0) + 1 FROM clean_data.datasets")
@@ -87,6 +89,7 @@ def ingest(
     progress.rows_excluded = _distribute(connection, version, rules.batch_rows)
     _refuse_leakage(connection, version)
     progress.stage = "announcing"
+    synthetic = progress.synthetic
     batches = _describe_batches(connection, version, synthetic)
     connection.execute(
         "INSERT INTO clean_data.datasets (version, content_sha256, schema_sha256, source, synthetic, rows_raw,"
@@ -103,7 +106,7 @@ def ingest(
         enqueue_sync(connection, "raw_data", topic=BATCH_READY.name, key=str(version), event=event, envelope=envelope)
     progress.batches_written = len(batches)
     rules.tell(progress)
-    return Ingested(version, synthetic, unchanged=False)
+    return Ingested(version, progress.synthetic, unchanged=False)
 
 
 def _value(connection: Connection, query: str) -> int:
@@ -139,6 +142,8 @@ def _take(connection: Connection, version: int, chunk: Chunk, progress: Progress
         target = sql.SQL("COPY staging ({}, line, split, reason) FROM STDIN").format(_COLUMN_LIST)
         with connection.cursor() as cursor, cursor.copy(target) as copy:
             for values, index in zip(cleaned.rows, cleaned.line_index, strict=True):
+                # A sample that was written to a file and comes back as one is still a sample.
+                progress.synthetic = progress.synthetic or int(values[_ENCOUNTER] or 0) >= FIRST_SYNTHETIC_ID
                 reason = "not_readmittable" if values[_DISPOSITION] in NOT_READMITTABLE else None
                 split = split_of(int(values[_PATIENT] or 0))
                 copy.write_row((*values, values[_OUTCOME] == POSITIVE_OUTCOME, chunk.lines[index], split, reason))

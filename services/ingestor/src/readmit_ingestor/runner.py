@@ -30,6 +30,8 @@ from readmit_ingestor.sources import open_source
 log = structlog.get_logger()
 
 _NOTE_EVERY_S = 0.2
+#: A source that kills the process must not keep the others from being ingested for ever.
+_MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Runner:
         log.info("ingestion_started", request_id=str(request_id))
         RUNNING.set(1)
         try:
+            _refuse_a_killer(source, claimed["attempts"])
             self._ingest(notes, request_id, source, claimed["headers"])
         except SourceFault as fault:
             store.finish(notes, request_id, "failed", error_code=fault.code, error_message=fault.message)
@@ -135,6 +138,11 @@ class Runner:
             ROWS.labels("read").inc(counts["rows_read"])
             ROWS.labels("quarantined").inc(counts["rows_quarantined"])
             ROWS.labels("excluded").inc(counts["rows_excluded"])
+
+
+def _refuse_a_killer(source: str, attempts: int) -> None:
+    if attempts > _MAX_ATTEMPTS:
+        raise SourceFault("gave_up", f"{source}: the ingestor died {_MAX_ATTEMPTS} times on it; see its log")
 
 
 class _Shown:

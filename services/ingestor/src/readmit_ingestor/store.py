@@ -80,9 +80,10 @@ def claim(connection: psycopg.Connection[Any]) -> Row | None:
     """The oldest request that nobody has finished, marked running. The caller holds the runner's lock."""
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
-            "UPDATE raw_data.ingestions SET status = 'running', stage = 'opening' WHERE request_id = ("
+            "UPDATE raw_data.ingestions SET status = 'running', stage = 'opening', attempts = attempts + 1"
+            " WHERE request_id = ("
             " SELECT request_id FROM raw_data.ingestions WHERE status IN ('requested', 'running')"
-            " ORDER BY requested_at LIMIT 1) RETURNING request_id, source, headers"
+            " ORDER BY requested_at LIMIT 1) RETURNING request_id, source, headers, attempts"
         )
         return cursor.fetchone()
 

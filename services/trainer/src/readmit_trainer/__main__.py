@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
@@ -11,6 +13,9 @@ from readmit_trainer.settings import Settings
 
 def main() -> None:
     """Read the environment, serve until told to stop."""
+    argparse.ArgumentParser(
+        prog="python -m readmit_trainer", description="The trainer. Configured by TRAINER_* variables; see README.md."
+    ).parse_args()
     configure_logging("trainer")
     settings = load_settings(Settings)
     process = Process()

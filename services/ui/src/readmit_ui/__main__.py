@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
@@ -11,6 +13,7 @@ from readmit_ui.settings import Settings
 
 def main() -> None:
     """Run the service."""
+    argparse.ArgumentParser(prog="python -m readmit_ui", description=__doc__).parse_args()
     configure_logging("ui")
     settings = load_settings(Settings)
     run(create_app(settings), host=settings.host, port=settings.port, process=Process())

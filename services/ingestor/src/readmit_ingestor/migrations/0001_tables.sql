@@ -9,6 +9,7 @@ CREATE TABLE raw_data.ingestions (
     status text NOT NULL DEFAULT 'requested'
         CHECK (status IN ('requested', 'running', 'done', 'unchanged', 'failed')),
     stage text,
+    attempts integer NOT NULL DEFAULT 0,
     bytes_done bigint,
     bytes_total bigint,
     rows_read bigint NOT NULL DEFAULT 0,

@@ -1,0 +1,139 @@
+"""Pure decisions: sources, ports, environments, who is who."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from readmit_local.assets import asset
+from readmit_local.conditional_writes import may_write
+from readmit_local.errors import LocalError
+from readmit_local.part import child_env
+from readmit_local.ports import DEFAULT_PORTS, HOST, choose_ports, parse_overrides
+from readmit_local.process_identity import identity, is_ours
+from readmit_local.services import service_part
+from readmit_local.source import resolve_source
+from readmit_local.state import State
+
+SERVICES = ("ingestor", "trainer", "promoter", "inference", "ui")
+
+
+@pytest.mark.parametrize("text", ["uci", "sample", "sample:20000", "https://example.org/data.zip"])
+def test_a_source_that_is_no_path_is_passed_on(text: str) -> None:
+    assert resolve_source(text) == text
+
+
+@pytest.mark.parametrize("text", ["sample:", "sample:0", "sample:many", "sample:-5", "ftp://example.org/data.csv"])
+def test_a_mistyped_source_is_wrong_usage(text: str) -> None:
+    with pytest.raises(ValueError, match=r"sample|http"):
+        resolve_source(text)
+
+
+def test_a_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data.csv").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source("data.csv") == str(tmp_path / "data.csv")
+
+
+def test_a_missing_source_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"nothing\.csv: no such file"):
+        resolve_source(str(tmp_path / "nothing.csv"))
+
+
+def test_free_ports_are_all_different() -> None:
+    ports = choose_ports("free", {}, pods=3)
+    assert set(ports) == {*DEFAULT_PORTS, "inference-2", "inference-3"}
+    assert len(set(ports.values())) == len(ports)
+
+
+def test_a_chosen_port_is_kept_and_not_given_twice() -> None:
+    free = choose_ports("free", {})["ui"]
+    ports = choose_ports("free", {"ui": free})
+    assert ports["ui"] == free
+    with pytest.raises(LocalError, match=f"port {free} is given to both"):
+        choose_ports("free", {"ui": free, "trainer": free})
+
+
+def test_a_port_in_use_names_the_part_and_the_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalError, match=f"port {port} for ui .* --port ui=N"):
+            choose_ports("free", {"ui": port})
+
+
+@pytest.mark.parametrize("text", ["ui", "ui=", "ui=abc", "ui=70000", "nobody=80"])
+def test_a_mistyped_port_is_wrong_usage(text: str) -> None:
+    with pytest.raises(ValueError, match="--port"):
+        parse_overrides([text])
+
+
+def test_no_service_is_told_anothers_secrets(state: State) -> None:
+    secrets, ports = state.secrets(), choose_ports("free", {})
+    for service in SERVICES:
+        told = service_part(service, service, state, ports, secrets, idempotent=False).env.values()
+        own = {f"postgres/readmit_{service}", f"s3/{service}"}
+        known = {name for name, secret in secrets.items() if any(secret in value for value in told)}
+        assert known <= own, service
+
+
+def test_a_service_gets_the_callers_settings_of_its_own_prefix_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINER_THREADS", "1")
+    monkeypatch.setenv("INGESTOR_BATCH_ROWS", "500")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mine")
+    env = child_env({"TRAINER_PORT": "1"}, "TRAINER_")
+    assert env["TRAINER_THREADS"] == "1"
+    assert not {"INGESTOR_BATCH_ROWS", "AWS_SECRET_ACCESS_KEY"} & set(env)
+
+
+def test_secrets_are_made_once_and_are_for_the_owner_only(state: State) -> None:
+    first = state.secrets()
+    assert state.secrets() == first
+    assert len(set(first.values())) == len(first)
+    assert (state.root / "secrets.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_state_belongs_to_one_process_at_a_time(state: State) -> None:
+    with state.locked(), pytest.raises(LocalError, match="another `readmit up`"), state.locked():
+        pass
+
+
+def test_a_process_is_known_by_its_start_not_by_its_pid_alone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mine = identity(child.pid)
+    assert mine is not None
+    assert is_ours(child.pid, mine)
+    assert not is_ours(os.getpid(), mine)
+    child.communicate(b"\n")
+    assert not is_ours(child.pid, mine)
+
+
+@pytest.mark.parametrize(
+    ("current", "if_none_match", "if_match", "allowed"),
+    [
+        (None, None, None, True),
+        ("a", None, None, True),
+        (None, "*", None, True),
+        ("a", "*", None, False),
+        ("a", None, '"a"', True),
+        ("b", None, '"a"', False),
+        (None, None, '"a"', False),
+    ],
+)
+def test_a_conditional_write_happens_only_when_its_condition_holds(
+    current: str | None, if_none_match: str | None, if_match: str | None, *, allowed: bool
+) -> None:
+    assert may_write(current, if_none_match, if_match) is allowed
+
+
+def test_the_sql_holds_no_password() -> None:
+    files = sorted(asset("postgres").glob("*.sql"))
+    assert [file.name for file in files] == ["01-roles.sql", "02-mlflow.sql", "03-schemas.sql"]
+    statements = [line for file in files for line in file.read_text().splitlines() if not line.startswith("--")]
+    assert not [line for line in statements if "PASSWORD" in line.upper()]

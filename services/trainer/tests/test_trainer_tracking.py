@@ -1,0 +1,116 @@
+"""What MLflow is told, by a real MLflow server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from readmit_bundle import Bundle
+from readmit_chassis.failures import Transient
+from readmit_chassis.testing import free_port
+from readmit_contracts.events import ArtifactRef, BatchReady, ValidationScores
+from readmit_trainer import tracking
+from readmit_trainer.candidate import Candidate
+from readmit_trainer.domain import FAMILIES, FamilyName, FitTask
+from readmit_trainer.tracking import EXPERIMENT, Registered, register, wait_until_up
+
+BUNDLE = ArtifactRef(uri="s3://mlflow-artifacts/bundles/b", sha256="b" * 64, size_bytes=2)
+EVIDENCE = ArtifactRef(uri="s3://mlflow-artifacts/evidence/e/validation.npz", sha256="e" * 64, size_bytes=2)
+
+
+@pytest.fixture(scope="session")
+def client(mlflow_url: str) -> Iterator[MlflowClient]:
+    wait_until_up(mlflow_url, 120)
+    yield MlflowClient(tracking_uri=mlflow_url, registry_uri=mlflow_url)
+
+
+@pytest.fixture
+def candidate() -> Candidate:
+    scores = ValidationScores(
+        rows=9, positives=1, auroc=0.66, auroc_low=0.6, auroc_high=0.7, average_precision=0.2, brier=0.1,
+        calibration_error=0.01,
+    )  # fmt: skip
+    files = {"bundle.json": b"{}", "model.txt": b""}
+    return Candidate(Bundle(files), b"", scores, "f" * 64, {"max_depth": 10}, 1e-16, 1.5)
+
+
+@pytest.fixture
+def make_task(make_event: Callable[..., BatchReady]) -> Callable[[FamilyName], FitTask]:
+    event = make_event(content_sha256=f"{uuid4().hex}{uuid4().hex}")
+    return lambda family: FitTask(uuid4(), event, family, "v1")
+
+
+def runs(client: MlflowClient, tag: str, value: str) -> list[Run]:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], f"tags.`{tag}` = '{value}'"))
+
+
+def versions(client: MlflowClient, task: FitTask) -> list[str]:
+    found = client.search_model_versions(f"tags.`{tracking.JOB_TAG}` = '{task.job_id}'")
+    return [str(version.version) for version in found]
+
+
+@pytest.mark.stack
+def test_the_families_of_a_batch_are_nested_runs_of_one_parent_and_none_stays_running(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    registered = {family: register(client, make_task(family), candidate, BUNDLE, EVIDENCE) for family in FAMILIES}
+    nested = [client.get_run(one.run_id) for one in registered.values()]
+    [parent] = {run.data.tags["mlflow.parentRunId"] for run in nested}
+    assert {run.info.status for run in (*nested, client.get_run(parent))} == {"FINISHED"}
+    assert {run.data.tags["family"] for run in nested} == set(FAMILIES)
+    assert nested[0].data.metrics["validation_auroc"] == 0.66
+    assert nested[0].data.metrics["export_parity"] == 1e-16
+    assert nested[0].data.params == {"max_depth": "10"}
+    version = client.get_model_version("diabetes_readmission_lightgbm", registered["lightgbm"].version)
+    assert (version.source, version.run_id) == (BUNDLE.uri, registered["lightgbm"].run_id)
+    assert version.tags["bundle_sha256"] == BUNDLE.sha256
+    assert version.tags["synthetic"] == "true"
+    assert [file.path for file in client.list_artifacts(registered["lightgbm"].run_id)] == ["bundle.json"]
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("dies_in", ["_run", "_metrics", "_model_version"])
+def test_an_attempt_that_died_half_way_is_completed_not_doubled(
+    client: MlflowClient,
+    candidate: Candidate,
+    make_task: Callable[[FamilyName], FitTask],
+    monkeypatch: pytest.MonkeyPatch,
+    dies_in: str,
+) -> None:
+    task = make_task("lightgbm")
+    step = getattr(tracking, dies_in)
+
+    def dies(*arguments: object) -> None:
+        step(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, dies_in, dies)
+        with pytest.raises(KeyboardInterrupt):
+            register(client, task, candidate, BUNDLE, EVIDENCE)
+    first = register(client, task, candidate, BUNDLE, EVIDENCE)
+    assert register(client, task, candidate, BUNDLE, EVIDENCE) == first
+    assert versions(client, task) == [first.version]
+    [run] = runs(client, tracking.JOB_TAG, str(task.job_id))
+    assert (run.info.run_id, run.info.status) == (first.run_id, "FINISHED")
+    [parent] = runs(client, "content_sha256", task.batch.content_sha256)
+    assert parent.info.status == "FINISHED"
+    assert isinstance(first, Registered)
+
+
+def test_an_mlflow_that_is_away_is_a_transient_failure(
+    candidate: Candidate, make_task: Callable[[FamilyName], FitTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(Transient, match="does not answer"):
+        wait_until_up(url, 0.0)
+    with pytest.raises(Transient, match="MLflow"):
+        register(MlflowClient(tracking_uri=url, registry_uri=url), make_task("lightgbm"), candidate, BUNDLE, EVIDENCE)
