@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
@@ -24,9 +24,9 @@ EVIDENCE = ArtifactRef(uri="s3://mlflow-artifacts/evidence/e/validation.npz", sh
 
 
 @pytest.fixture(scope="session")
-def client(mlflow_url: str) -> Iterator[MlflowClient]:
+def client(mlflow_url: str) -> MlflowClient:
     wait_until_up(mlflow_url, 120)
-    yield MlflowClient(tracking_uri=mlflow_url, registry_uri=mlflow_url)
+    return MlflowClient(tracking_uri=mlflow_url, registry_uri=mlflow_url)
 
 
 @pytest.fixture
