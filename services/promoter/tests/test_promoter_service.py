@@ -32,7 +32,7 @@ from readmit_promoter.app import make_app
 from readmit_promoter.domain import Policy
 from readmit_promoter.handlers import judge, keep_reconciled, observe
 from readmit_promoter.registry import MlflowRegistry
-from readmit_promoter.settings import PromoterSettings
+from readmit_promoter.settings import Settings
 
 Candidate = Callable[..., ModelRegistered]
 Cohort = Callable[..., dict[str, Any]]
@@ -52,7 +52,7 @@ async def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
 
 
 @pytest.fixture
-def settings(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> PromoterSettings:
+def settings(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """As the environment would give them, with Kafka, S3 and MLflow away."""
     database = conninfo_to_dict(conninfo)
     environment = {
@@ -70,7 +70,7 @@ def settings(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> PromoterSettings
     }
     for name, value in environment.items():
         monkeypatch.setenv(f"PROMOTER_{name}", str(value))
-    return load_settings(PromoterSettings)
+    return load_settings(Settings)
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.mark.stack
 @KAFKA_AWAY
 async def test_with_kafka_s3_and_mlflow_away_it_lives_and_shows_the_ledger_but_is_not_ready(
-    settings: PromoterSettings,
+    settings: Settings,
 ) -> None:
     process = Process()
     async with running(make_app(settings, process)) as client:
@@ -102,7 +102,7 @@ async def test_with_kafka_s3_and_mlflow_away_it_lives_and_shows_the_ledger_but_i
 
 @pytest.mark.stack
 async def test_from_registered_to_promoted_to_loaded_over_kafka(
-    settings: PromoterSettings, candidate: Candidate, cohort: Cohort, objects: MemoryStore
+    settings: Settings, candidate: Candidate, cohort: Cohort, objects: MemoryStore
 ) -> None:
     """A candidate comes in as an event; the promotion goes out as one; MLflow is away all the time."""
     with embedded_kafka() as address:
@@ -155,7 +155,7 @@ async def _first(address: str, topic: str) -> ModelPromoted:
 @pytest.mark.stack
 @KAFKA_AWAY
 async def test_decisions_are_answered_newest_first_with_their_figures(
-    settings: PromoterSettings,
+    settings: Settings,
     pool: store.Pool,
     candidate: Candidate,
     cohort: Cohort,
@@ -224,7 +224,7 @@ async def test_the_gauges_tell_who_serves_the_champion(
 @pytest.mark.stack
 @KAFKA_AWAY
 async def test_at_start_the_champion_is_announced_again(
-    settings: PromoterSettings,
+    settings: Settings,
     conninfo: str,
     pool: store.Pool,
     candidate: Candidate,

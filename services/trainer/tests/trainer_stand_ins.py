@@ -33,6 +33,11 @@ def answers_with_its_pid(connection: Connection, settings: Settings) -> None:
         connection.send(FitFailed(transient=False, reason=str(os.getpid())))
 
 
+def fits_at_once(connection: Connection, settings: Settings) -> None:
+    while True:
+        connection.send(done(connection.recv()))
+
+
 def is_killed(connection: Connection, settings: Settings) -> None:
     connection.recv()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from readmit_contracts.prediction import Prediction
-from readmit_ui.app import create_app, preferred
+from readmit_ui.app import make_app, preferred
 from readmit_ui.clients import Services, Trouble
 from readmit_ui.form import encounter_of, fields
 from readmit_ui.settings import Settings
@@ -37,7 +37,7 @@ def test_the_browsers_first_known_language_is_chosen(header: str, language: str)
 
 
 async def test_the_app_serves_both_languages_and_its_health() -> None:
-    app = create_app(Settings())
+    app = make_app(Settings())
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -55,7 +55,7 @@ async def test_the_app_serves_both_languages_and_its_health() -> None:
 
 
 async def test_gradio_neither_phones_home_nor_keeps_what_was_entered() -> None:
-    app = create_app(Settings())
+    app = make_app(Settings())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ui") as client:
         for language in ("en", "es"):
             config = (await client.get(f"/{language}/config")).json()

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from readmit_contracts.prediction import FieldError, Prediction, Problem, ServingModel
-from readmit_ui.app import create_app
+from readmit_ui.app import make_app
 from readmit_ui.settings import Settings
 from readmit_ui.spanish import SPANISH
 from readmit_ui.texts import ENGLISH
@@ -57,7 +57,7 @@ def address(prediction: Prediction, model: ServingModel) -> Iterator[str]:
     """The UI on a free port, in a thread."""
     client = httpx.AsyncClient(transport=httpx.MockTransport(FakeServices(prediction, model)))
     urls = {f"{name}_url": f"http://{name}" for name in ("inference", "ingestor", "trainer", "promoter")}
-    app = create_app(Settings.model_validate(urls), client)
+    app = make_app(Settings.model_validate(urls), client)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -83,16 +83,20 @@ def load_settings(settings_class: type[S]) -> S:
 
 
 def _unknown_variables(settings_class: type[BaseSettings], environ: Mapping[str, str], prefix: str) -> Iterator[str]:
-    known = set(_variables(settings_class, prefix))
+    known = {name for name, _ in variables(settings_class, prefix)}
     for name in environ:
         if name.upper().startswith(prefix) and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             yield f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _variables(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def variables(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
+    """Every variable that the settings know, with nested ones, and whether it must be set."""
     for name, field in model.model_fields.items():
         variable = prefix + name.upper()
-        yield variable
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _variables(field.annotation, variable + "__")
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield variable, False
+            yield from variables(nested, variable + "__")
+        else:
+            yield variable, field.is_required()

@@ -8,7 +8,7 @@ from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import load_settings
-from readmit_inference.app import create_app
+from readmit_inference.app import make_app
 from readmit_inference.settings import Settings
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     configure_logging("inference")
     settings = load_settings(Settings)
     process = Process()
-    app = create_app(settings, S3Store(settings.s3), process)
+    app = make_app(settings, S3Store(settings.s3), process)
     run(app, host=settings.host, port=settings.port, process=process)
 
 

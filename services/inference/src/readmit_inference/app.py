@@ -27,7 +27,7 @@ from readmit_inference.settings import Settings
 SOURCE = "readmit-inference"
 
 
-def create_app(settings: Settings, store: ObjectStore, process: Process) -> FastAPI:
+def make_app(settings: Settings, store: ObjectStore, process: Process) -> FastAPI:
     """The service. Kafka and the store may be away at start: what the cache holds is served."""
     health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)

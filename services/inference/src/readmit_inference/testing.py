@@ -26,7 +26,7 @@ from readmit_contracts.encounter import COLUMNS, DOSES, FEATURE_COLUMNS, SPECIAL
 from readmit_contracts.events import ArtifactRef, ModelPromoted, ModelVersion, ValidationScores
 from readmit_features.cleaning import clean_encounter
 from readmit_features.spec import CategoricalFeature, FeatureSpec, NumericFeature
-from readmit_inference.app import create_app
+from readmit_inference.app import make_app
 from readmit_inference.champion import Champion
 from readmit_inference.settings import Settings
 
@@ -142,7 +142,7 @@ class Service:
 async def running(settings: Settings, store: ObjectStore) -> AsyncIterator[Service]:
     """Run the whole service in this event loop. Raises what made it fail."""
     process = Process()
-    app = create_app(settings, store, process)
+    app = make_app(settings, store, process)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

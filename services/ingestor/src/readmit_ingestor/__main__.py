@@ -8,7 +8,7 @@ from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
 from readmit_ingestor.app import make_app
-from readmit_ingestor.settings import IngestorSettings
+from readmit_ingestor.settings import Settings
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
         description="The ingestor. Configured by INGESTOR_* variables; see README.md.",
     ).parse_args()
     configure_logging("ingestor")
-    settings = load_settings(IngestorSettings)
+    settings = load_settings(Settings)
     process = Process()
     run(make_app(settings, process), host=settings.host, port=settings.port, process=process)
 

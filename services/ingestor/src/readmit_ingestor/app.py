@@ -19,10 +19,10 @@ from readmit_contracts.topics import INGESTION_REQUESTED
 from readmit_ingestor import store
 from readmit_ingestor.api import ingestion_router
 from readmit_ingestor.runner import Runner, headers_json
-from readmit_ingestor.settings import IngestorSettings
+from readmit_ingestor.settings import Settings
 
 
-def make_app(settings: IngestorSettings, process: Process) -> FastAPI:
+def make_app(settings: Settings, process: Process) -> FastAPI:
     """Connect everything; nothing is opened before the application starts."""
     conninfo = settings.postgres.conninfo()
     pool = store.make_pool(conninfo)

@@ -13,7 +13,7 @@ from readmit_chassis.settings import KafkaSettings, PostgresSettings, service_co
 UCI_ARCHIVE = "https://archive.ics.uci.edu/static/public/296/diabetes+130-us+hospitals+for+years+1999-2008.zip"
 
 
-class IngestorSettings(BaseSettings):
+class Settings(BaseSettings):
     """Frozen; built once, in `__main__`."""
 
     model_config = service_config("INGESTOR_")

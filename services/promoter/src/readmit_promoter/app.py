@@ -22,12 +22,12 @@ from readmit_promoter import handlers, store
 from readmit_promoter.api import answer_outages, ledger_router
 from readmit_promoter.domain import Policy
 from readmit_promoter.registry import MlflowRegistry
-from readmit_promoter.settings import PromoterSettings
+from readmit_promoter.settings import Settings
 
 _GROUP = "promoter"
 
 
-def make_app(settings: PromoterSettings, process: Process, objects: ObjectStore | None = None) -> FastAPI:
+def make_app(settings: Settings, process: Process, objects: ObjectStore | None = None) -> FastAPI:
     """Connect everything; nothing is opened before the application starts. `objects` replaces the S3 server."""
     conninfo = settings.postgres.conninfo()
     pool = store.make_pool(conninfo)

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings, service_config
 
 
-class PromoterSettings(BaseSettings):
+class Settings(BaseSettings):
     """Frozen; built once, in `__main__`."""
 
     model_config = service_config("PROMOTER_")

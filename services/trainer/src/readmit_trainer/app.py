@@ -17,16 +17,16 @@ from readmit_chassis.process import Process
 from readmit_contracts.events import BatchReady
 from readmit_contracts.topics import BATCH_READY
 from readmit_trainer.child import serve
-from readmit_trainer.handlers import jobs_router, on_batch_ready
+from readmit_trainer.handlers import answer_outages, jobs_router, on_batch_ready
 from readmit_trainer.lineage import code_version
 from readmit_trainer.runner import Runner
 from readmit_trainer.settings import Settings
 from readmit_trainer.store import SCHEMA, JobStore
-from readmit_trainer.worker import Worker
+from readmit_trainer.worker import Serve, Worker
 
 
-def build_app(settings: Settings, process: Process) -> FastAPI:
-    """The trainer as an ASGI app; its lifespan starts and stops everything."""
+def build_app(settings: Settings, process: Process, serve: Serve = serve) -> FastAPI:
+    """The trainer as an ASGI app; its lifespan starts and stops everything. `serve` is the fitting process's loop."""
     conninfo = settings.postgres.conninfo()
     pool = AsyncConnectionPool(conninfo, min_size=1, max_size=4, open=False)
     store = JobStore(pool)
@@ -62,4 +62,5 @@ def build_app(settings: Settings, process: Process) -> FastAPI:
     app = FastAPI(title="Readmit trainer", lifespan=lifespan)
     app.include_router(health_router(health))
     app.include_router(jobs_router(store))
+    answer_outages(app)
     return app

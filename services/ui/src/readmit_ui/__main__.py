@@ -7,7 +7,7 @@ import argparse
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
-from readmit_ui.app import create_app
+from readmit_ui.app import make_app
 from readmit_ui.settings import Settings
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     argparse.ArgumentParser(prog="python -m readmit_ui", description=__doc__).parse_args()
     configure_logging("ui")
     settings = load_settings(Settings)
-    run(create_app(settings), host=settings.host, port=settings.port, process=Process())
+    run(make_app(settings), host=settings.host, port=settings.port, process=Process())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _ICON = Path(__file__).with_name("icon.svg")
 
 
-def create_app(settings: Settings, http: httpx.AsyncClient | None = None) -> FastAPI:
+def make_app(settings: Settings, http: httpx.AsyncClient | None = None) -> FastAPI:
     """The UI. It keeps no state; `http` replaces the client that reaches the services (tests)."""
     client = http or httpx.AsyncClient(timeout=settings.timeout_s)
     services = Services(
