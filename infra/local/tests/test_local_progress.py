@@ -10,7 +10,7 @@ from rich.console import Console
 from readmit_contracts.events import ModelVersion
 from readmit_local.client import Dataset, Decision, Ingestion, IngestionError, Job, Pod
 from readmit_local.log_tail import tail
-from readmit_local.loop import Loop, news
+from readmit_local.loop import Loop, news, why_no_champion
 from readmit_local.progress import render
 
 DATASET = Dataset(version=1, source="uci", synthetic=False, batches_total=1)
@@ -39,6 +39,12 @@ def test_each_change_is_told_once() -> None:
         "pod inference: serves epoch 1, loaded in 12 ms",
     ]
     assert list(news(now, now)) == []
+
+
+def test_a_loop_that_ends_without_a_champion_says_why() -> None:
+    refused = PROMOTED.model_copy(update={"outcome": "rejected", "reason": "insufficient_evidence", "epoch": None})
+    assert "insufficient_evidence" in why_no_champion(Loop(None, DATASET, (DONE,), (refused,)))
+    assert "out of memory" in why_no_champion(Loop(None, DATASET, (FAILED,)))
 
 
 def test_the_course_of_an_ingestion_is_told() -> None:

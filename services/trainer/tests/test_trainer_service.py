@@ -20,7 +20,7 @@ from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka
 from readmit_contracts.events import BatchReady, ModelRegistered
 from readmit_contracts.topics import BATCH_READY, MODEL_REGISTERED
-from readmit_trainer.app import build_app
+from readmit_trainer.app import make_app
 from readmit_trainer.domain import FAMILIES
 from readmit_trainer.handlers import answer_outages, jobs_router
 from readmit_trainer.settings import Settings
@@ -55,7 +55,7 @@ async def test_each_batch_is_announced_twice_and_trained_once(
         await create_topics(address, [(BATCH_READY.name, 3, {}), (MODEL_REGISTERED.name, 1, {})])
         kafka = KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
         outside, process = make_broker(kafka, "outside"), Process()
-        app = build_app(settings.model_copy(update={"kafka": kafka}), process, fits_at_once)
+        app = make_app(settings.model_copy(update={"kafka": kafka}), process, fits_at_once)
         await outside.start()
         try:
             async with running(app) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sys
 from enum import Enum
 from pathlib import Path
@@ -186,7 +187,7 @@ def sample(
 
 @app.command()
 def topics(
-    bootstrap_servers: Annotated[str, typer.Option(help="The cluster, HOST:PORT[,HOST:PORT…].")],
+    bootstrap_servers: Annotated[str, typer.Argument(help="The cluster: HOST:PORT[,HOST:PORT…].")],
 ) -> None:
     """Create the topics that a cluster lacks, dead-letter topics included. For Compose and clusters."""
     try:
@@ -198,6 +199,8 @@ def topics(
 
 def main() -> None:
     """Entry point of the command."""
+    # What the Kafka client mutters while a broker starts is not for the terminal; what matters is said as an error.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         app()
     except LocalError as error:

@@ -89,6 +89,14 @@ def news(old: Loop, new: Loop) -> Iterator[str]:
             yield f"pod {pod.pod_id}: " + (fate if pod.outcome == "serving" else f"refused {pod.epoch}: {pod.reason}")
 
 
+def why_no_champion(loop: Loop) -> str:
+    """One line for a loop that has ended without a model to serve."""
+    if loop.decisions:
+        reasons = ", ".join(sorted({decision.reason for decision in loop.decisions}))
+        return f"no model was good enough to serve ({reasons}); ingest more rows, e.g. `readmit ingest sample:20000`"
+    return f"every fit failed, the first with: {loop.jobs[0].error}; see `readmit logs trainer`"
+
+
 def _ingestion_news(old: Ingestion | None, new: Ingestion | None) -> Iterator[str]:
     if new is None:
         return

@@ -15,7 +15,7 @@ from readmit_contracts.encounter import example_encounter
 from readmit_local.client import Services, request_ingestion
 from readmit_local.errors import LocalError
 from readmit_local.kafka import require_java
-from readmit_local.loop import Loop, look, news
+from readmit_local.loop import Loop, look, news, why_no_champion
 from readmit_local.ports import choose_ports
 from readmit_local.progress import Progress
 from readmit_local.stack import KafkaKind, Stack
@@ -157,8 +157,11 @@ async def _watch(
                 return
         if not trained and now.trained:
             trained = True
-            _check_trained(now)
             progress.say(f"all batches done: every fit judged {progress.elapsed_s:.1f} s after the start")
+            if not served and await services.champion() is None:
+                if options.exit_when:
+                    raise LocalError(why_no_champion(now))
+                progress.notice(why_no_champion(now))
         if trained and served and options.exit_when == "trained":
             return
         await asyncio.sleep(_LOOK_EVERY_S)
@@ -190,11 +193,6 @@ async def _first_answer(stack: Stack, services: Services) -> dict[str, Any] | No
             return None
     answered: dict[str, Any] | None = answer.json() if answer is not None else None
     return answered
-
-
-def _check_trained(now: Loop) -> None:
-    if len(now.failed_jobs) == len(now.jobs):
-        raise LocalError(f"every fit failed, the first with: {now.jobs[0].error}; see `readmit logs trainer`")
 
 
 def _announce(answer: dict[str, Any], stack: Stack, progress: Progress) -> None:

@@ -46,7 +46,7 @@ class RowEncoder:
             else:
                 head.append(feature.fill if value is None else float(value))
         for columns, counted in self._tallies:
-            head.append(float(sum([get(column) in counted for column in columns])))
+            head.append(float(sum(map(counted.__contains__, map(get, columns)))))
         row = np.zeros(self.width)
         row[: len(head)] = head
         for column, read, table, other in self._tables:

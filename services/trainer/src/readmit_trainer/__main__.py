@@ -7,7 +7,7 @@ import argparse
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
-from readmit_trainer.app import build_app
+from readmit_trainer.app import make_app
 from readmit_trainer.settings import Settings
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     configure_logging("trainer")
     settings = load_settings(Settings)
     process = Process()
-    run(build_app(settings, process), host=settings.host, port=settings.port, process=process)
+    run(make_app(settings, process), host=settings.host, port=settings.port, process=process)
 
 
 if __name__ == "__main__":

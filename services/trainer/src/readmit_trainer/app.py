@@ -25,7 +25,7 @@ from readmit_trainer.store import SCHEMA, JobStore
 from readmit_trainer.worker import Serve, Worker
 
 
-def build_app(settings: Settings, process: Process, serve: Serve = serve) -> FastAPI:
+def make_app(settings: Settings, process: Process, serve: Serve = serve) -> FastAPI:
     """The trainer as an ASGI app; its lifespan starts and stops everything. `serve` is the fitting process's loop."""
     conninfo = settings.postgres.conninfo()
     pool = AsyncConnectionPool(conninfo, min_size=1, max_size=4, open=False)
