@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -63,6 +66,21 @@ def test_both_forms_encode_a_whole_sample_to_the_same_bits(sample: pd.DataFrame,
     rows = encode_frame(spec, sample)
     assert rows.shape == (len(sample), encoder.width)
     assert rows.tobytes() == np.array([encoder.encode(values) for values in _values(sample)]).tobytes()
+
+
+@pytest.mark.skipif("READMIT_REAL_DATA" not in os.environ, reason="READMIT_REAL_DATA does not name the UCI zip")
+def test_both_forms_encode_every_row_of_the_real_data_to_the_same_bits() -> None:
+    with zipfile.ZipFile(os.environ["READMIT_REAL_DATA"]) as archive:
+        lines = archive.read("diabetic_data.csv").decode().splitlines()
+    cleaned = clean_rows(list(csv.reader(lines))[1:])
+    assert cleaned.refused == {}
+    frame = pd.DataFrame(cleaned.rows, columns=KEYS, dtype=object)
+    spec = fit_spec(frame, min_count=200)
+    encoder = RowEncoder(spec)
+    for start in range(0, len(frame), 10_000):
+        rows = cleaned.rows[start : start + 10_000]
+        singly = np.array([encoder.encode(dict(zip(KEYS, row, strict=True))) for row in rows])
+        assert encode_frame(spec, frame.iloc[start : start + 10_000]).tobytes() == singly.tobytes()
 
 
 def test_rows_read_back_as_typed_columns_encode_the_same(sample: pd.DataFrame, spec: FeatureSpec) -> None:

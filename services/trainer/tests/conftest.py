@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,10 @@ KEYS = tuple(c.key for c in COLUMNS)
 
 
 def sample_frame(rows: int) -> pd.DataFrame:
-    """Cleaned encounters of a synthetic sample; of the real file if READMIT_REAL_DATA names its zip."""
-    real = os.environ.get("READMIT_REAL_DATA")
-    if real:
-        with zipfile.ZipFile(Path(real)) as archive:
-            text = io.StringIO(archive.read("diabetic_data.csv").decode())
-    else:
-        text = io.StringIO()
-        write_sample(text, rows)
-        text.seek(0)
+    """Cleaned encounters of a synthetic sample."""
+    text = io.StringIO()
+    write_sample(text, rows)
+    text.seek(0)
     cleaned = clean_rows(list(csv.reader(text))[1:])
     frame = pd.DataFrame(cleaned.rows, columns=list(KEYS), dtype=object).sort_values("encounter_id", ignore_index=True)
     frame["readmitted_30d"] = frame["readmitted"] == POSITIVE_OUTCOME
