@@ -43,7 +43,11 @@ async def running(state: State, kafka: KafkaKind = "embedded") -> AsyncIterator[
 @pytest.fixture(params=["embedded", "apache"])
 def kafka(request: pytest.FixtureRequest, required: frozenset[str]) -> KafkaKind:
     """Both kinds of broker."""
-    if request.param == "apache" and not (shutil.which("java") and shutil.which("mvn")) and "apache" not in required:
+    if (
+        request.param == "apache"
+        and not (shutil.which("java") and shutil.which("mvn"))
+        and "apache-kafka" not in required
+    ):
         pytest.skip("Apache Kafka needs java and mvn")
     kind: KafkaKind = request.param
     return kind

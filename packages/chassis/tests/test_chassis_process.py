@@ -8,8 +8,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
+from readmit_chassis.outages import answer_outages
 from readmit_chassis.process import Process
+from readmit_chassis.s3 import StoreUnavailable
 
 
 async def test_a_background_failure_is_kept_and_announced_once() -> None:
@@ -45,6 +48,26 @@ def test_readiness_names_what_it_waits_for_and_liveness_does_not_care() -> None:
         health.set("model", True)
         assert client.get("/readyz").status_code == 200
         assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
+
+
+def test_an_outage_behind_a_route_is_503_with_a_hint_and_a_bug_is_not_hidden_by_it() -> None:
+    app = FastAPI()
+    answer_outages(app, Transient, detail="The table is away.")
+
+    @app.get("/away")
+    async def away() -> None:
+        raise StoreUnavailable("s3://b/k")
+
+    @app.get("/bug")
+    async def bug() -> None:
+        raise TypeError("a bug")
+
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/away")
+        assert (answer.status_code, answer.json()["detail"]) == (503, "The table is away.")
+        assert answer.headers["retry-after"].isdecimal()
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert client.get("/bug").status_code == 500
 
 
 @pytest.fixture(autouse=True)

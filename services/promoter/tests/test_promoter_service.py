@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.kafka import create_topics, make_broker, publish
+from readmit_chassis.outages import answer_outages
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.settings import load_settings
@@ -27,7 +28,6 @@ from readmit_contracts.events import Event, ModelLoaded, ModelPromoted, ModelReg
 from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, MODEL_REGISTERED
 from readmit_promoter import store
-from readmit_promoter.api import answer_outages
 from readmit_promoter.app import make_app
 from readmit_promoter.domain import Policy
 from readmit_promoter.handlers import judge, keep_reconciled, observe
@@ -244,7 +244,7 @@ async def test_at_start_the_champion_is_announced_again(
 
 async def test_a_database_that_is_away_is_503_as_problem_details() -> None:
     app = FastAPI()
-    answer_outages(app)
+    answer_outages(app, Transient, detail="The ledger cannot be read now.")
 
     @app.get("/decisions")
     async def away() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
+import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from trainer_stand_ins import fits_at_once
 
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.kafka import create_topics, make_broker, publish
+from readmit_chassis.outages import answer_outages
 from readmit_chassis.process import Process
 from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka
@@ -22,7 +24,7 @@ from readmit_contracts.events import BatchReady, ModelRegistered
 from readmit_contracts.topics import BATCH_READY, MODEL_REGISTERED
 from readmit_trainer.app import make_app
 from readmit_trainer.domain import FAMILIES
-from readmit_trainer.handlers import answer_outages, jobs_router
+from readmit_trainer.handlers import jobs_router
 from readmit_trainer.settings import Settings
 from readmit_trainer.store import JobStore
 
@@ -77,7 +79,7 @@ async def test_each_batch_is_announced_twice_and_trained_once(
 
 async def test_a_database_that_is_away_is_503_with_the_problem() -> None:
     app = FastAPI()
-    answer_outages(app)
+    answer_outages(app, psycopg.OperationalError, detail="The jobs cannot be read now.")
     nobody = "host=127.0.0.1 port=1 connect_timeout=1"
     async with AsyncConnectionPool(nobody, min_size=0, max_size=1, timeout=0.2, open=False) as nowhere:
         app.include_router(jobs_router(JobStore(nowhere)))

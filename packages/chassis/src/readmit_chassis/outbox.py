@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 
 _BATCH_ROWS = 200
 _IDLE_POLL_S = 1.0
+_STEADY_S = 30.0
 
 
 def _insert(schema: str) -> sql.Composed:
@@ -76,9 +78,12 @@ class OutboxRelay:
         """Relay until cancelled; outages of PostgreSQL and Kafka are waited out."""
         pause_s = 0.2
         while True:
+            began_s = time.monotonic()
             try:
                 await self._session()
             except (psycopg.OperationalError, Transient) as error:
+                if time.monotonic() - began_s > _STEADY_S:  # another outage, not the same one going on
+                    pause_s = 0.2
                 log.warning("outbox_interrupted", schema=self._schema, error=str(error), retry_in_s=pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 from fastapi import FastAPI
 
 from readmit_chassis.envelope import Envelope
+from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
 from readmit_chassis.migrations import apply_migrations
+from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_contracts.events import IngestionRequested
@@ -57,4 +60,5 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
     app = FastAPI(title="Readmit ingestor", lifespan=lifespan)
     app.include_router(health_router(health))
     app.include_router(ingestion_router(pool))
+    answer_outages(app, Transient, psycopg.OperationalError, detail="The database is away; ask again.")
     return app

@@ -32,6 +32,7 @@ def make_pool(conninfo: str) -> Pool:
         connection_class=psycopg.AsyncConnection[Row],
         min_size=1,
         max_size=4,
+        timeout=10,
         open=False,
         kwargs={"row_factory": dict_row},
     )

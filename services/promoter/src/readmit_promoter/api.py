@@ -6,13 +6,10 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel
 
-from readmit_chassis.failures import Transient
 from readmit_contracts.events import ArtifactRef, ModelVersion
-from readmit_contracts.prediction import Problem
 from readmit_promoter import store
 from readmit_promoter.discrimination import flattened
 from readmit_promoter.ledger import Decision
@@ -105,17 +102,6 @@ def ledger_router(pool: store.Pool) -> APIRouter:
         return Pods(pods=[PodView.model_validate(pod.model_dump()) for pod in found])
 
     return router
-
-
-def answer_outages(app: FastAPI) -> None:
-    """A database that is away is 503, as problem details (RFC 9457)."""
-
-    @app.exception_handler(Transient)
-    async def unavailable(_: Request, __: Exception) -> JSONResponse:
-        problem = Problem(
-            type="about:blank", title="Service Unavailable", status=503, detail="The ledger cannot be read now."
-        )
-        return JSONResponse(problem.model_dump(), 503, {"Retry-After": "5"}, "application/problem+json")
 
 
 def _view(decision: Decision) -> DecisionView:

@@ -10,16 +10,18 @@ import httpx
 from fastapi import FastAPI
 
 from readmit_chassis.envelope import Envelope
+from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
 from readmit_chassis.migrations import apply_migrations
+from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore, S3Store
 from readmit_contracts.events import ModelLoaded, ModelRegistered
 from readmit_contracts.topics import MODEL_LOADED, MODEL_REGISTERED
 from readmit_promoter import handlers, store
-from readmit_promoter.api import answer_outages, ledger_router
+from readmit_promoter.api import ledger_router
 from readmit_promoter.domain import Policy
 from readmit_promoter.registry import MlflowRegistry
 from readmit_promoter.settings import Settings
@@ -75,5 +77,5 @@ def make_app(settings: Settings, process: Process, objects: ObjectStore | None =
     app = FastAPI(title="Readmit promoter", lifespan=lifespan)
     app.include_router(health_router(health))
     app.include_router(ledger_router(pool))
-    answer_outages(app)
+    answer_outages(app, Transient, detail="The ledger cannot be read now.")
     return app

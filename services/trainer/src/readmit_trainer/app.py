@@ -6,18 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 from fastapi import FastAPI
 from psycopg_pool import AsyncConnectionPool
 
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
 from readmit_chassis.migrations import apply_migrations
+from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_contracts.events import BatchReady
 from readmit_contracts.topics import BATCH_READY
 from readmit_trainer.child import serve
-from readmit_trainer.handlers import answer_outages, jobs_router, on_batch_ready
+from readmit_trainer.handlers import jobs_router, on_batch_ready
 from readmit_trainer.lineage import code_version
 from readmit_trainer.runner import Runner
 from readmit_trainer.settings import Settings
@@ -62,5 +64,5 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
     app = FastAPI(title="Readmit trainer", lifespan=lifespan)
     app.include_router(health_router(health))
     app.include_router(jobs_router(store))
-    answer_outages(app)
+    answer_outages(app, psycopg.OperationalError, detail="The jobs cannot be read now.")
     return app

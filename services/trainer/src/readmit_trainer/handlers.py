@@ -10,14 +10,12 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_contracts.events import BatchReady
-from readmit_contracts.prediction import Problem
 from readmit_trainer.domain import FamilyName
 from readmit_trainer.store import JobStore
 
@@ -72,14 +70,3 @@ def jobs_router(store: JobStore) -> APIRouter:
         return JobsView(jobs=[JobView(**asdict(job)) for job in await store.jobs(dataset_version)])
 
     return router
-
-
-def answer_outages(app: FastAPI) -> None:
-    """A database that is away is 503, as problem details (RFC 9457)."""
-
-    @app.exception_handler(psycopg.OperationalError)
-    async def unavailable(_: Request, __: Exception) -> JSONResponse:
-        problem = Problem(
-            type="about:blank", title="Service Unavailable", status=503, detail="The jobs cannot be read now."
-        )
-        return JSONResponse(problem.model_dump(), 503, {"Retry-After": "5"}, "application/problem+json")
