@@ -1,8 +1,9 @@
 """Every event that crosses a service boundary: past-tense facts, one model each.
 
-An event's payload carries ids, counts, digests and locations, never a patient's row. The wire name
-(`EVENT_TYPE`) is a declared constant, so that renaming a class breaks nobody. Consumers tolerate fields that
-they do not know; a field is only ever added as optional, and anything else is a new version of the type.
+An event's payload carries ids, counts, digests and locations, never a patient's row; `prediction.made` alone carries
+coded features, pseudonymised. The wire name (`EVENT_TYPE`) is a declared constant, so that renaming a class breaks
+nobody. Consumers tolerate fields that they do not know; a field is only ever added as optional, and anything else is a
+new version of the type.
 """
 
 from __future__ import annotations
@@ -59,6 +60,27 @@ class IngestionRequested(Event):
     requested_at: AwareDatetime
 
 
+class IngestionFinished(Event):
+    """A requested ingestion has ended, one way or another; whoever asked need not poll."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.ingestion.finished.v1"
+
+    request_id: UUID
+    source: str
+    outcome: Annotated[
+        Literal["done", "unchanged", "failed"], Field(description="unchanged: these bytes were there already")
+    ]
+    dataset_version: Annotated[int, Field(ge=1)] | None = None
+    synthetic: bool | None = None
+    rows_read: Count = 0
+    rows_quarantined: Count = 0
+    rows_excluded: Count = 0
+    batches: Count = 0
+    error_code: str | None = None
+    error_message: str | None = None
+    finished_at: AwareDatetime
+
+
 class BatchReady(Event):
     """The rows of one training batch are committed and will never change."""
 
@@ -73,6 +95,49 @@ class BatchReady(Event):
     positives: Count
     batch_sha256: Annotated[Sha256, Field(description="digest of the batch's cleaned rows, in order")]
     synthetic: bool
+
+
+class TrainingRequested(Event):
+    """Someone (a schedule, a person, drift) asks for models to be trained on the data that is there."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.training.requested.v1"
+
+    request_id: UUID
+    reason: Annotated[str, Field(min_length=1, description="why, for the record")]
+    requested_by: Annotated[str, Field(min_length=1)]
+    requested_at: AwareDatetime
+    dataset_version: Annotated[int | None, Field(ge=1, description="without it, the newest")] = None
+    force: Annotated[bool, Field(description="train again what has been trained on this data by this code")] = False
+
+
+class TrainedModel(BaseModel):
+    """One fit of a training request, by its figures."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    family: str
+    batch: Annotated[int, Field(ge=1, description="trained on batches 1..batch")]
+    outcome: Literal["done", "failed"]
+    model: ModelVersion | None = None
+    auroc: Probability | None = None
+    fit_seconds: Annotated[float, Field(ge=0)] | None = None
+    error: str | None = None
+
+
+class TrainingFinished(Event):
+    """Every fit of a training request has ended."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.training.finished.v1"
+
+    request_id: UUID
+    outcome: Annotated[
+        Literal["done", "unchanged", "failed"],
+        Field(description="unchanged: all was trained before; failed: a fit was given up, or there was no data"),
+    ]
+    dataset_version: Annotated[int, Field(ge=1)] | None = None
+    models: Annotated[tuple[TrainedModel, ...], Field(description="what this dataset version has, newest fits")]
+    error: str | None = None
+    finished_at: AwareDatetime
 
 
 class ValidationScores(BaseModel):
@@ -124,6 +189,22 @@ class ModelPromoted(Event):
     decided_at: AwareDatetime
 
 
+class ModelRejected(Event):
+    """A gate said no to a candidate: which one, and its figures."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.model.rejected.v1"
+
+    decision_id: UUID
+    model: ModelVersion
+    dataset_version: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)]
+    reason: Annotated[str, Field(description="the gate, e.g. not_better_beyond_noise")]
+    detail: str
+    auroc: Probability | None = None
+    decided_by: str
+    decided_at: AwareDatetime
+
+
 class ModelLoaded(Event):
     """A pod says what it serves, or why it refused what was promoted."""
 
@@ -139,12 +220,71 @@ class ModelLoaded(Event):
     at: AwareDatetime
 
 
+class PredictionMade(Event):
+    """A pod answered. The one event with features: as coded, without any identifier of the patient."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.prediction.made.v1"
+
+    prediction_id: UUID
+    pod_id: Annotated[str, Field(min_length=1)]
+    model: ModelVersion
+    sha256: Annotated[Sha256, Field(description="digest of the bundle that answered")]
+    epoch: Annotated[int, Field(ge=1)]
+    synthetic: bool
+    risk: Probability
+    threshold: Probability
+    readmitted_within_30_days: bool
+    latency_ms: Annotated[float, Field(ge=0)]
+    patient_key: Annotated[
+        str | None, Field(description="keyed hash of the patient's number, stable per deployment; never the number")
+    ] = None
+    features: Annotated[
+        dict[str, str | int | float | bool | None],
+        Field(description="cleaned value by key of the encounter schema; encounter and patient numbers left out"),
+    ]
+    at: AwareDatetime
+
+
+class FeatureDrift(BaseModel):
+    """How far one feature, or the risk, has moved from its reference."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    feature: Annotated[str, Field(description="key of the encounter schema, or `risk`")]
+    psi: Annotated[float, Field(ge=0, description="population stability index")]
+    threshold: Annotated[float, Field(ge=0)]
+
+
+class DriftDetected(Event):
+    """Served patients differ from the reference: which features, how much, against what."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.drift.detected.v1"
+
+    drift_id: UUID
+    model: ModelVersion
+    epoch: Annotated[int, Field(ge=1)]
+    reference_dataset_version: Annotated[int, Field(ge=1)]
+    reference_rows: Count
+    window_rows: Count
+    window_from: AwareDatetime
+    window_to: AwareDatetime
+    drifted: Annotated[tuple[FeatureDrift, ...], Field(min_length=1, description="largest first")]
+    synthetic: bool
+    detected_at: AwareDatetime
+
+
 EVENTS: tuple[type[Event], ...] = (
     IngestionRequested,
+    IngestionFinished,
     BatchReady,
+    TrainingRequested,
+    TrainingFinished,
     ModelRegistered,
     ModelPromoted,
+    ModelRejected,
     ModelLoaded,
+    PredictionMade,
+    DriftDetected,
 )
 
 __all__ = [
@@ -152,11 +292,19 @@ __all__ = [
     "MODEL_STREAM",
     "ArtifactRef",
     "BatchReady",
+    "DriftDetected",
     "Event",
+    "FeatureDrift",
+    "IngestionFinished",
     "IngestionRequested",
     "ModelLoaded",
     "ModelPromoted",
     "ModelRegistered",
+    "ModelRejected",
     "ModelVersion",
+    "PredictionMade",
+    "TrainedModel",
+    "TrainingFinished",
+    "TrainingRequested",
     "ValidationScores",
 ]

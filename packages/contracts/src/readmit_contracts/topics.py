@@ -42,9 +42,21 @@ INGESTION_REQUESTED = Topic(
     "ingestion.requested", events.IngestionRequested, "request id", 1, 30 * _DAY_MS,
     producers=("readmit", "any"), consumers=("ingestor",),
 )  # fmt: skip
+INGESTION_FINISHED = Topic(
+    "ingestion.finished", events.IngestionFinished, "request id", 1, 30 * _DAY_MS,
+    producers=("ingestor",), consumers=("any",),
+)  # fmt: skip
 BATCH_READY = Topic(
     "batch.ready", events.BatchReady, "dataset version", 3, 365 * _DAY_MS,
-    producers=("ingestor",), consumers=("trainer",),
+    producers=("ingestor",), consumers=("trainer", "monitor"),
+)  # fmt: skip
+TRAINING_REQUESTED = Topic(
+    "training.requested", events.TrainingRequested, "request id", 1, 30 * _DAY_MS,
+    producers=("any",), consumers=("trainer",),
+)  # fmt: skip
+TRAINING_FINISHED = Topic(
+    "training.finished", events.TrainingFinished, "request id", 1, 30 * _DAY_MS,
+    producers=("trainer",), consumers=("any",),
 )  # fmt: skip
 MODEL_REGISTERED = Topic(
     "model.registered", events.ModelRegistered, "model stream", 1, 365 * _DAY_MS,
@@ -54,11 +66,36 @@ MODEL_PROMOTED = Topic(
     "model.promoted", events.ModelPromoted, "model stream", 1, None,
     producers=("promoter",), consumers=("inference", "ui"),
 )  # fmt: skip
+MODEL_REJECTED = Topic(
+    "model.rejected", events.ModelRejected, "model stream", 1, 365 * _DAY_MS,
+    producers=("promoter",), consumers=("any",),
+)  # fmt: skip
 MODEL_LOADED = Topic(
     "model.loaded", events.ModelLoaded, "pod id", 1, None,
     producers=("inference",), consumers=("promoter",),
 )  # fmt: skip
 
-TOPICS: tuple[Topic, ...] = (INGESTION_REQUESTED, BATCH_READY, MODEL_REGISTERED, MODEL_PROMOTED, MODEL_LOADED)
+PREDICTION_MADE = Topic(
+    "prediction.made", events.PredictionMade, "prediction id", 3, 30 * _DAY_MS,
+    producers=("inference",), consumers=("ingestor", "monitor"),
+)  # fmt: skip
+DRIFT_DETECTED = Topic(
+    "drift.detected", events.DriftDetected, "model stream", 1, 365 * _DAY_MS,
+    producers=("monitor",), consumers=("any",),
+)  # fmt: skip
+
+TOPICS: tuple[Topic, ...] = (
+    INGESTION_REQUESTED,
+    INGESTION_FINISHED,
+    BATCH_READY,
+    TRAINING_REQUESTED,
+    TRAINING_FINISHED,
+    MODEL_REGISTERED,
+    MODEL_PROMOTED,
+    MODEL_REJECTED,
+    MODEL_LOADED,
+    PREDICTION_MADE,
+    DRIFT_DETECTED,
+)
 
 DEAD_LETTER_RETENTION_MS = 90 * _DAY_MS
