@@ -1,8 +1,9 @@
 """Settings: fragments to nest, and a loader that turns a wrong environment into one readable message.
 
 A service declares one frozen `BaseSettings` with `model_config = service_config("INGESTOR_")`; nested fragments are set
-as `INGESTOR_KAFKA__BOOTSTRAP_SERVERS`. pydantic-settings ignores a mistyped variable silently, so `load_settings`
-checks for those itself.
+as `INGESTOR_KAFKA__BOOTSTRAP_SERVERS`. A secret may come as a file of its variable's name instead, as Compose and
+Kubernetes mount them: `/run/secrets/INGESTOR_POSTGRES__PASSWORD` (elsewhere: `READMIT_SECRETS_DIR`). pydantic-settings
+ignores a mistyped name silently, so `load_settings` checks for those itself.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: Where Compose and Kubernetes mount secrets.
+SECRETS_DIR = "/run/secrets"
 
 
 class KafkaSettings(BaseModel):
@@ -66,15 +71,26 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def load_settings(settings_class: type[S]) -> S:
-    """Build the settings from the environment, or say on stderr what is wrong with it and exit with code 2."""
+    """Build the settings from environment and secret files, or say on stderr what is wrong and exit with code 2.
+
+    Where a variable and a file have the same name, the variable wins.
+    """
     prefix = settings_class.model_config.get("env_prefix", "")
-    problems = list(_unknown_variables(settings_class, os.environ, prefix))
+    folder = Path(os.environ.get("READMIT_SECRETS_DIR", SECRETS_DIR))
+    files = {name: text for name, text in _secret_files(folder, prefix) if name not in os.environ}
+    problems = [
+        *_unknown(settings_class, os.environ, prefix),
+        *_unknown(settings_class, files, prefix, f" in {folder}"),
+    ]
     try:
-        settings = settings_class()
+        settings = settings_class(**_nested(files, prefix))
     except ValidationError as error:
         for problem in error.errors():
             variable = prefix + "__".join(str(part) for part in problem["loc"]).upper()
-            problems.append(f"{variable}: {'not set' if problem['type'] == 'missing' else problem['msg']}")
+            if problem["type"] == "missing":
+                problems += [f"{name}: not set" for name in _required(settings_class, prefix, variable)]
+            else:
+                problems.append(f"{variable}: {problem['msg']}")
     else:
         if not problems:
             return settings
@@ -82,12 +98,38 @@ def load_settings(settings_class: type[S]) -> S:
     sys.exit(2)
 
 
-def _unknown_variables(settings_class: type[BaseSettings], environ: Mapping[str, str], prefix: str) -> Iterator[str]:
+def _required(settings_class: type[BaseSettings], prefix: str, missing: str) -> list[str]:
+    """The variables to set where a setting, or a whole fragment, is missing."""
+    required = [name for name, needed in variables(settings_class, prefix) if needed]
+    return [name for name in required if name == missing or name.startswith(f"{missing}__")]
+
+
+def _secret_files(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.glob(f"{prefix}*")):
+        if path.is_file():
+            yield path.name, path.read_text(encoding="utf-8").removesuffix("\n")
+
+
+def _nested(files: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    """`{"INGESTOR_POSTGRES__PASSWORD": x}` as `{"postgres": {"password": x}}`."""
+    tree: dict[str, Any] = {}
+    for name, text in files.items():
+        *groups, leaf = name.removeprefix(prefix).lower().split("__")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[leaf] = text
+    return tree
+
+
+def _unknown(
+    settings_class: type[BaseSettings], given: Mapping[str, str], prefix: str, where: str = ""
+) -> Iterator[str]:
     known = {name for name, _ in variables(settings_class, prefix)}
-    for name in environ:
+    for name in given:
         if name.upper().startswith(prefix) and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, n=1)
-            yield f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
+            yield f"{name}{where}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def variables(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
