@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -12,12 +12,15 @@ from uuid import uuid4
 import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer
+from prometheus_client import REGISTRY
 from pydantic import BaseModel
 
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.inbox import first_time
 from readmit_chassis.kafka import Handler, consume, create_topics, follow, make_broker, publish
+from readmit_chassis.lag import measure, watch_lag
+from readmit_chassis.metrics import CONSUMER_LAG
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outbox import OutboxRelay, enqueue
 from readmit_chassis.process import Process
@@ -176,6 +179,36 @@ async def test_every_follower_hears_everything_from_the_beginning(kafka: str, to
         assert heard == [1, 2, 3]
 
 
+async def lag_of(broker: Any, topic: str) -> int | None:
+    lags = await measure(broker)
+    return next((lag for (_, of, _), lag in lags.items() if of == topic), None)
+
+
+async def test_lag_counts_what_is_not_handled_and_falls_to_zero_when_it_is(kafka: str, topic: str) -> None:
+    held, released = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Happened, _: Envelope) -> None:
+        held.set()
+        await released.wait()
+
+    async with consuming(kafka, topic, handle, Process()) as broker:
+        for number in range(3):
+            await publish(broker, topic=topic, key="k", event=Happened(number=number), envelope=envelope())
+        await asyncio.wait_for(held.wait(), 30)
+        assert await lag_of(broker, topic) == 3
+        watching = asyncio.create_task(watch_lag(broker, interval_s=0.05))
+        await _until(lambda: CONSUMER_LAG.labels(f"{topic}.consumer", topic, "0")._value.get() == 3)
+        released.set()
+        await _until(lambda: CONSUMER_LAG.labels(f"{topic}.consumer", topic, "0")._value.get() == 0)
+        watching.cancel()
+
+
+async def _until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  the condition is a metric, which sends no event
+            await asyncio.sleep(0.02)
+
+
 async def _ignore(event: Happened, _: Envelope) -> None:
     return None
 
@@ -245,6 +278,33 @@ async def test_a_relay_that_dies_between_publishing_and_deleting_sends_again_and
                 continue
     assert effects == list(range(20))
     assert deliveries > 20
+
+
+async def test_the_age_of_the_oldest_unsent_event_grows_while_the_relay_is_stuck_and_falls_when_it_is_not(
+    database: str, schema: str
+) -> None:
+    stuck, freed = asyncio.Event(), asyncio.Event()
+
+    async def stick(topic: str, key: bytes, value: bytes, headers: dict[str, str]) -> None:
+        stuck.set()
+        await freed.wait()
+
+    def age_s() -> float:
+        sample = REGISTRY.get_sample_value("outbox_oldest_unsent_seconds", {"schema": schema})
+        assert sample is not None
+        return sample
+
+    await put(database, schema, range(2))
+    relay = OutboxRelay(schema, database, stick)
+    assert age_s() == 0
+    async with Process().background(relay.run()):
+        await asyncio.wait_for(stuck.wait(), 20)
+        assert REGISTRY.get_sample_value("outbox_unsent_events", {"schema": schema}) == 2
+        seen = age_s()
+        await _until(lambda: age_s() > seen > 0)
+        freed.set()
+        await _until(lambda: age_s() == 0)
+        assert REGISTRY.get_sample_value("outbox_unsent_events", {"schema": schema}) == 0
 
 
 async def test_the_relay_wakes_on_commit_and_two_relays_do_not_double(database: str, schema: str) -> None:

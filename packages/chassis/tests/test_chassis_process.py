@@ -47,6 +47,7 @@ def test_readiness_names_what_it_waits_for_and_liveness_does_not_care() -> None:
         assert (waiting.status_code, waiting.json()["waiting_for"]) == (503, ["model"])
         health.set("model", True)
         assert client.get("/readyz").status_code == 200
+        assert 'readiness{condition="model"} 1.0' in client.get("/metrics").text
         assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=")
 
 

@@ -16,6 +16,7 @@ from readmit_trainer.domain import decision_threshold
 from readmit_trainer.errors import BadTrainingData
 from readmit_trainer.evidence import evidence_bytes, patient_keys, write_evidence
 from readmit_trainer.validation import (
+    at_threshold,
     auroc_interval,
     calibration_error,
     fit_platt,
@@ -74,11 +75,17 @@ def test_calibration_mends_risks_that_are_all_too_high_and_keeps_their_order() -
     risks, labels, patients = population(20_000, 3)
     inflated = 1 / (1 + np.exp(-(log_odds(risks) * 2 + 3)))
     assert calibration_error(inflated, labels) > 0.2
-    validated = validate(inflated, labels, patients)
+    validated = validate(inflated, labels, patients, 0.125)
     assert validated.scores.calibration_error < 0.02
     assert validated.calibration.method == "platt"
     assert validated.scores.auroc == pytest.approx(roc_auc_score(labels, inflated), abs=1e-12)
     assert validated.scores.rows == 20_000
+
+
+def test_precision_recall_and_alert_rate_are_those_of_the_threshold() -> None:
+    risks, labels = np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, True, False, True])
+    assert at_threshold(risks, labels, 0.3) == {"precision": 0.5, "recall": 0.5, "alert_rate": 0.5}
+    assert at_threshold(risks, labels, 0.9) == {"precision": None, "recall": 0.0, "alert_rate": 0.0}
 
 
 def test_a_calibration_that_would_turn_the_order_round_is_not_used() -> None:
@@ -89,7 +96,7 @@ def test_a_calibration_that_would_turn_the_order_round_is_not_used() -> None:
 
 def test_validation_without_both_classes_in_each_half_is_refused() -> None:
     with pytest.raises(BadTrainingData, match="too few rows"):
-        validate(np.linspace(0.1, 0.9, 50), np.arange(50) == 7, hashed(range(50), b"x"))
+        validate(np.linspace(0.1, 0.9, 50), np.arange(50) == 7, hashed(range(50), b"x"), 0.125)
 
 
 def test_the_threshold_follows_from_the_costs() -> None:

@@ -6,16 +6,21 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
+from readmit_chassis.metrics import READINESS
+
 
 class Health:
     """Named conditions that must all hold before the process is ready."""
 
     def __init__(self, *conditions: str) -> None:
-        self._conditions = dict.fromkeys(conditions, False)
+        self._conditions: dict[str, bool] = {}
+        for condition in conditions:
+            self.set(condition, False)
 
     def set(self, condition: str, holds: bool) -> None:
         """Say whether a condition holds now."""
         self._conditions[condition] = holds
+        READINESS.labels(condition).set(holds)
 
     @property
     def waiting_for(self) -> list[str]:

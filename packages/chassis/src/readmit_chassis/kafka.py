@@ -101,6 +101,8 @@ def consume(
 ) -> None:
     """Handle every event of a topic at least once, in order per partition; the offset is committed after the effect."""
     send = publisher(broker)
+    for outcome in ("handled", "dead_letter", "crashed"):  # a rate needs a zero to start from
+        EVENTS_CONSUMED.labels(topic, outcome)
 
     async def on_message(message: StreamMessage[Any]) -> None:
         with EVENT_SECONDS.labels(topic).time():

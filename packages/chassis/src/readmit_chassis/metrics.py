@@ -20,4 +20,19 @@ OUTBOX_OLDEST_SECONDS = Gauge(
     "Age of the oldest event that is committed but not yet in Kafka. Growing: the relay or Kafka is down.",
     ["schema"],
 )
+OUTBOX_UNSENT = Gauge(
+    "outbox_unsent_events",
+    "Events that are committed but not yet in Kafka. Growing: the relay or Kafka is down.",
+    ["schema"],
+)
 OUTBOX_SENT = Counter("outbox_events_sent_total", "Events that the relay has published.", ["schema", "topic"])
+CONSUMER_LAG = Gauge(
+    "consumer_lag_messages",
+    "Messages that a consumer group has yet to handle. Growing: it is too slow, or stuck on one; see its log.",
+    ["group", "topic", "partition"],
+)
+READINESS = Gauge(
+    "readiness",
+    "1 while a condition of /readyz holds. 0 for long: the process waits for that dependency.",
+    ["condition"],
+)

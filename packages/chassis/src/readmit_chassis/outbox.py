@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.kafka import Publisher
-from readmit_chassis.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_SENT
+from readmit_chassis.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_SENT, OUTBOX_UNSENT
 
 log = structlog.get_logger()
 
@@ -73,6 +73,13 @@ class OutboxRelay:
         self._schema = schema
         self._conninfo = conninfo
         self._publish = publish
+        self._oldest_since_s: float | None = None
+        # Asked for at each scrape: a relay that is stuck on one event shows an age that grows.
+        OUTBOX_OLDEST_SECONDS.labels(schema).set_function(self._oldest_age_s)
+        OUTBOX_UNSENT.labels(schema)
+
+    def _oldest_age_s(self) -> float:
+        return 0.0 if self._oldest_since_s is None else time.monotonic() - self._oldest_since_s
 
     async def run(self) -> None:
         """Relay until cancelled; outages of PostgreSQL and Kafka are waited out."""
@@ -102,14 +109,19 @@ class OutboxRelay:
         table = sql.Identifier(self._schema, "outbox")
         cursor = await connection.execute(
             sql.SQL(
-                "SELECT id, topic, key, headers, payload::text, extract(epoch FROM now() - created_at)::float8"
-                " FROM {} ORDER BY id LIMIT {}"
+                "SELECT id, topic, key, headers, payload::text, extract(epoch FROM now() - created_at)::float8,"
+                " count(*) OVER () FROM {} ORDER BY id LIMIT {}"
             ).format(table, sql.Literal(_BATCH_ROWS))
         )
         rows = await cursor.fetchall()
-        OUTBOX_OLDEST_SECONDS.labels(self._schema).set(rows[0][5] if rows else 0.0)
-        for row_id, topic, key, headers, payload, _ in rows:
+        unsent = OUTBOX_UNSENT.labels(self._schema)
+        unsent.set(rows[0][6] if rows else 0)
+        read_at_s = time.monotonic()
+        for row_id, topic, key, headers, payload, age_s, _ in rows:
+            self._oldest_since_s = read_at_s - age_s
             await self._publish(topic, key.encode(), payload.encode(), headers)
             await connection.execute(sql.SQL("DELETE FROM {} WHERE id = %s").format(table), (row_id,))
             OUTBOX_SENT.labels(self._schema, topic).inc()
+            unsent.dec()
+        self._oldest_since_s = None
         return len(rows)

@@ -153,6 +153,10 @@ class ValidationScores(BaseModel):
     average_precision: Probability
     brier: Probability
     calibration_error: Probability
+    threshold: Annotated[Probability | None, Field(description="risk from which on a readmission is expected")] = None
+    precision: Annotated[Probability | None, Field(description="at the threshold; absent when nobody is above")] = None
+    recall: Annotated[Probability | None, Field(description="at the threshold")] = None
+    alert_rate: Annotated[Probability | None, Field(description="share of encounters at or above the threshold")] = None
 
 
 class ModelRegistered(Event):

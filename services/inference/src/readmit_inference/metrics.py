@@ -24,6 +24,17 @@ ERRORS = Counter(
     "Requests without a prediction by error code. One client's code rising alone: that client sends wrong bodies.",
     ["code"],
 )
+PREDICTION_LOG_BUFFERED = Gauge(
+    "prediction_log_buffered_events",
+    "Answers that wait in memory to be logged to Kafka. At its limit: Kafka is away or too slow, and answers are lost "
+    "to the log (never to the client).",
+)
+PREDICTION_LOG_PUBLISHED = Counter("prediction_log_published", "Answers logged to Kafka as prediction.made.")
+PREDICTION_LOG_DROPPED = Counter(
+    "prediction_log_dropped",
+    "Answers that the log has lost, by reason (full, shutdown). Rising: drift and outcomes see a part only.",
+    ["reason"],
+)
 MODEL_LOADS = Counter(
     "model_loads",
     "Attempts to load a promoted model by outcome (serving, refused, retried, cache_unusable). "
@@ -36,3 +47,9 @@ MODEL_EPOCH = Gauge("model_epoch", "Epoch of the model that answers; 0 means non
 MODEL_EPOCH_KNOWN = Gauge(
     "model_epoch_known", "Newest promotion heard of. Above model_epoch for minutes: this pod is behind, see its log."
 )
+
+# A rate needs a zero to start from.
+for outcome in ("serving", "refused", "retried", "cache_unusable"):
+    MODEL_LOADS.labels(outcome)
+for reason in ("full", "shutdown"):
+    PREDICTION_LOG_DROPPED.labels(reason)

@@ -13,6 +13,7 @@ from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
+from readmit_chassis.lag import watch_lag
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
@@ -50,6 +51,7 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
                 runner.run(),
                 OutboxRelay(store.SCHEMA, conninfo, publisher(broker)).run(),
                 keep_starting(broker, lambda: health.set("kafka", True)),
+                watch_lag(broker),
             )
             try:
                 async with background:

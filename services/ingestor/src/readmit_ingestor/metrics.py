@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram
 
 INGESTIONS = Counter(
@@ -12,3 +14,31 @@ SECONDS = Histogram(
     "ingestion_seconds", "Duration of an ingestion that committed.", buckets=(1, 2, 5, 10, 20, 60, 300, 1800)
 )
 RUNNING = Gauge("ingestion_running", "1 while an ingestion runs.")
+LAST_INGESTION = Gauge(
+    "last_ingestion_timestamp_seconds", "When an ingestion last ended well. Long ago: nobody brings data any more."
+)
+BATCHES_WRITTEN = Counter("batches_written_total", "Training batches that were committed and announced.")
+DATASET_VERSION = Gauge("dataset_version", "Newest version of the data; 0 before the first.")
+DATASET_ROWS = Gauge(
+    "dataset_rows",
+    "Rows of the newest version by split. More quarantined or excluded than before: the source has changed.",
+    ["split"],
+)
+PREDICTIONS_STORED = Counter(
+    "predictions_stored_total", "Predictions kept in raw_data. Behind predictions_total: see consumer_lag_messages."
+)
+
+
+
+def show_newest(version: int, rows_by_split: Mapping[str, int]) -> None:
+    """Bring the gauges of the data up to date."""
+    DATASET_VERSION.set(version)
+    for split, rows in rows_by_split.items():
+        DATASET_ROWS.labels(split).set(rows)
+
+
+# A rate needs a zero to start from.
+for outcome in ("done", "unchanged", "failed"):
+    INGESTIONS.labels(outcome)
+for fate in ("read", "quarantined", "excluded"):
+    ROWS.labels(fate)

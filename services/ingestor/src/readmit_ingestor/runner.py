@@ -23,7 +23,15 @@ from readmit_chassis.envelope import Envelope
 from readmit_ingestor import store
 from readmit_ingestor.errors import SourceFault
 from readmit_ingestor.ingestion import Progress, Rules, ingest
-from readmit_ingestor.metrics import INGESTIONS, ROWS, RUNNING, SECONDS
+from readmit_ingestor.metrics import (
+    BATCHES_WRITTEN,
+    INGESTIONS,
+    LAST_INGESTION,
+    ROWS,
+    RUNNING,
+    SECONDS,
+    show_newest,
+)
 from readmit_ingestor.reading import CsvReader
 from readmit_ingestor.sources import open_source
 
@@ -75,6 +83,7 @@ class Runner:
     def _session(self, stopping: threading.Event) -> None:
         with psycopg.connect(self.conninfo, autocommit=True) as connection:
             connection.execute("LISTEN raw_data_ingestions")
+            show_newest(*store.newest_sizes(connection))
             while not stopping.is_set():
                 if self._is_the_runner(connection) and (claimed := store.claim(connection)):
                     self.run_one(connection, claimed)
@@ -134,7 +143,10 @@ class Runner:
             )  # fmt: skip
             connection.commit()
         INGESTIONS.labels("unchanged" if done.unchanged else "done").inc()
+        LAST_INGESTION.set_to_current_time()
         if not done.unchanged:
+            show_newest(*store.newest_sizes(notes))
+            BATCHES_WRITTEN.inc(counts["batches_written"])
             ROWS.labels("read").inc(counts["rows_read"])
             ROWS.labels("quarantined").inc(counts["rows_quarantined"])
             ROWS.labels("excluded").inc(counts["rows_excluded"])

@@ -77,6 +77,21 @@ async def datasets(pool: Pool) -> list[Row]:
         return await cursor.fetchall()
 
 
+def newest_sizes(connection: psycopg.Connection[Any]) -> tuple[int, dict[str, int]]:
+    """Newest version of the data (0 before the first) and its rows by split."""
+    row = connection.execute(
+        "SELECT version, rows_quarantined, rows_excluded,"
+        " (SELECT coalesce(sum(rows), 0) FROM clean_data.batch_info AS b WHERE b.dataset_version = d.version),"
+        " (SELECT count(*) FROM clean_data.diabetes_validation AS v WHERE v.dataset_version = d.version),"
+        " (SELECT count(*) FROM clean_data.diabetes_test AS t WHERE t.dataset_version = d.version)"
+        " FROM clean_data.datasets AS d ORDER BY version DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return 0, {}
+    splits = ("quarantined", "excluded", "train", "validation", "test")
+    return int(row[0]), dict(zip(splits, map(int, row[1:]), strict=True))
+
+
 def claim(connection: psycopg.Connection[Any]) -> Row | None:
     """The oldest request that nobody has finished, marked running. The caller holds the runner's lock."""
     with connection.cursor(row_factory=dict_row) as cursor:

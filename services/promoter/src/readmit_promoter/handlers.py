@@ -16,7 +16,7 @@ from readmit_promoter.domain import Contender, Policy, Reason, Verdict, decide
 from readmit_promoter.errors import EvidenceError, RegistryError
 from readmit_promoter.evidence import MAX_EVIDENCE_BYTES, Evidence, read_evidence
 from readmit_promoter.ledger import Decision, standings
-from readmit_promoter.metrics import CHAMPION_EPOCH, DECISION_SECONDS, DECISIONS, PODS, REGISTRY_LAGS
+from readmit_promoter.metrics import DECISION_SECONDS, DECISIONS, LAST_DECISION, PODS, REGISTRY_LAGS, show_champion
 from readmit_promoter.registry import MlflowRegistry, mirror
 
 log = structlog.get_logger()
@@ -85,8 +85,11 @@ async def observe(pool: store.Pool) -> None:
     async with store.transaction(pool) as connection:
         champion = await store.champion(connection)
         pods = await store.pods(connection, limit=10_000)
+        newest = await store.decisions(connection, limit=1)
+    show_champion(champion)
+    if newest:
+        LAST_DECISION.set(newest[0].decided_at.timestamp())
     epoch = (champion and champion.epoch) or 0
-    CHAMPION_EPOCH.set(epoch)
     for state in ("serving", "behind", "refused"):
         PODS.labels(state).set(sum(_pod_state(pod, epoch) == state for pod in pods))
 

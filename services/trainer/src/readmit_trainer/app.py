@@ -12,12 +12,14 @@ from psycopg_pool import AsyncConnectionPool
 
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
+from readmit_chassis.lag import watch_lag
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_contracts.events import BatchReady
 from readmit_contracts.topics import BATCH_READY
+from readmit_trainer import metrics
 from readmit_trainer.child import serve
 from readmit_trainer.handlers import jobs_router, on_batch_ready
 from readmit_trainer.lineage import code_version
@@ -52,10 +54,11 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
         await asyncio.to_thread(worker.start)
         await asyncio.to_thread(apply_migrations, conninfo, SCHEMA, "readmit_trainer")
         async with pool:
+            metrics.show_fits(await store.newest_fits())
             health.set("database", True)
             started = keep_starting(broker, lambda: health.set("kafka", True))
             try:
-                async with process.background(started, relay.run(), runner.run()):
+                async with process.background(started, relay.run(), runner.run(), watch_lag(broker)):
                     yield
             finally:
                 await broker.stop()

@@ -99,7 +99,8 @@ def make_candidate(
     fit_seconds = time.perf_counter() - started
     labels = data.validation[LABEL].to_numpy(dtype=np.bool_)
     patients = patient_keys(data.validation["patient_nbr"].to_numpy(dtype=np.int64))
-    validated = validate(fitted.probabilities(data.validation_rows), labels, patients)
+    threshold = decision_threshold(missed_cost)
+    validated = validate(fitted.probabilities(data.validation_rows), labels, patients, threshold)
     golden_risks = _risks(validated.calibration, fitted, data.golden_rows)
     spec_sha256 = data.spec.sha256()
     manifest = Manifest(
@@ -111,7 +112,7 @@ def make_candidate(
         feature_spec_sha256=spec_sha256,
         calibration=validated.calibration,
         threshold=Threshold(
-            value=decision_threshold(missed_cost),
+            value=threshold,
             statement=f"a missed readmission costs {missed_cost:g} times a needless follow-up",
         ),
         validation=validated.scores,

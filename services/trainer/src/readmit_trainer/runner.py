@@ -108,6 +108,8 @@ class Runner:
             if await self._store.finish(lease, result):
                 model = result.registered.model
                 metrics.FIT_SECONDS.labels(lease.task.family).observe(result.fit_seconds)
+                metrics.VALIDATION_AUROC.labels(lease.task.family).set(result.registered.validation.auroc)
+                metrics.LAST_FIT.set_to_current_time()
                 log.info("model_registered", model=model.name, version=model.version, fit_seconds=result.fit_seconds)
                 return "done"
         elif result is not None and result.transient:

@@ -165,6 +165,15 @@ class JobStore:
             )
             return await cursor.fetchall()
 
+    async def newest_fits(self) -> list[tuple[str, float, datetime]]:
+        """Family, validation AUROC and end of each family's newest fit."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT DISTINCT ON (family) family, auroc, finished_at FROM training.jobs WHERE status = 'done'"
+                " ORDER BY family, finished_at DESC"
+            )
+            return [(str(family), float(auroc), ended) for family, auroc, ended in await cursor.fetchall()]
+
     async def count_waiting(self) -> int:
         """Jobs that are queued or running."""
         async with self._pool.connection() as connection:

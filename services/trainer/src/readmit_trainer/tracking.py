@@ -138,7 +138,8 @@ def _tags(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: Ar
 
 
 def _metrics(candidate: Candidate) -> list[Metric]:
-    figures = {f"validation_{name}": figure for name, figure in candidate.scores.model_dump().items()}
+    scores = candidate.scores.model_dump(exclude_none=True)
+    figures = {f"validation_{name}": figure for name, figure in scores.items()}
     figures |= {"fit_seconds": candidate.fit_seconds, "export_parity": candidate.parity}
     now_ms = int(time.time() * 1000)
     return [Metric(name, float(figure), now_ms, 0) for name, figure in figures.items()]

@@ -45,8 +45,8 @@ def log_odds(probabilities: Floats) -> Floats:
     return np.asarray(np.log(inside) - np.log1p(-inside), dtype=np.float64)
 
 
-def validate(probabilities: Floats, labels: Labels, patients: Keys) -> Validated:
-    """Calibrate on one half of the patients; report calibration and Brier score on the other, ranking on all.
+def validate(probabilities: Floats, labels: Labels, patients: Keys, threshold: float) -> Validated:
+    """Calibrate on one half of the patients; report what depends on the risks' size on the other, ranking on all.
 
     Platt's map has a positive slope, so it changes no rank: the AUROC is the same before and after it.
     Raises BadTrainingData when one half lacks a class.
@@ -69,8 +69,21 @@ def validate(probabilities: Floats, labels: Labels, patients: Keys) -> Validated
         average_precision=float(average_precision_score(labels, risks)),
         brier=float(np.mean((held_out - truth) ** 2)),
         calibration_error=calibration_error(held_out, truth),
+        threshold=threshold,
+        **at_threshold(held_out, truth, threshold),
     )
     return Validated(calibration, risks, scores)
+
+
+def at_threshold(risks: Floats, labels: Labels, threshold: float) -> dict[str, float | None]:
+    """Precision, recall and alert rate when every risk from `threshold` on counts as readmitted."""
+    flagged = risks >= threshold
+    hits = int((flagged & labels).sum())
+    return {
+        "precision": hits / int(flagged.sum()) if flagged.any() else None,
+        "recall": hits / int(labels.sum()),
+        "alert_rate": float(flagged.mean()),
+    }
 
 
 def fit_platt(margins: Floats, labels: Labels) -> Calibration:

@@ -15,3 +15,7 @@ REQUESTS = Counter(
     "Requests to the services' REST faces by service and outcome (ok, away). away: that service is down.",
     ["service", "outcome"],
 )
+
+# A rate needs a zero to start from.
+for outcome in ("answered", "refused", "no_model", "unreachable", "failed"):
+    PREDICTIONS.labels(outcome)
