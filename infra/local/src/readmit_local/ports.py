@@ -17,12 +17,17 @@ DEFAULT_PORTS: Mapping[str, int] = {
     "ingestor": 30611,
     "trainer": 30612,
     "promoter": 30613,
+    "monitor": 30614,
     "mlflow": 30500,
     "s3": 30382,
     "postgres": 30432,
     "kafka": 30092,
     "kafka_internal": 30093,
+    "prometheus": 31090,
+    "alertmanager": 31093,
 }
+#: Parts that only `--observe` starts.
+OBSERVATION = ("prometheus", "alertmanager")
 
 
 def pod_names(pods: int) -> tuple[str, ...]:
@@ -48,14 +53,16 @@ def parse_overrides(given: Iterable[str], pods: int = 1) -> dict[str, int]:
     return overrides
 
 
-def choose_ports(mode: str, overrides: Mapping[str, int], pods: int = 1) -> dict[str, int]:
-    """A port for every part, all checked to be free. Only the first inference pod has a default port.
+def choose_ports(mode: str, overrides: Mapping[str, int], pods: int = 1, *, observe: bool = False) -> dict[str, int]:
+    """A port for every part that will be started, all checked to be free. Only the first pod has a default port.
 
     Raises `LocalError` for a port that is taken.
     """
-    wanted = {**(DEFAULT_PORTS if mode == "default" else {}), **overrides}
+    names = [name for name in part_names(pods) if observe or name not in OBSERVATION]
+    wanted = {name: port for name, port in DEFAULT_PORTS.items() if mode == "default" and name in names}
+    wanted |= {name: port for name, port in overrides.items() if name in names}
     check_free(wanted)
-    missing = [name for name in part_names(pods) if name not in wanted]
+    missing = [name for name in names if name not in wanted]
     return wanted | dict(zip(missing, free_ports(len(missing), avoid=wanted.values()), strict=True))
 
 

@@ -17,6 +17,7 @@ _NEEDS = {
     "trainer": (_KAFKA, _POSTGRES, _S3),
     "promoter": (_KAFKA, _POSTGRES, _S3),
     "inference": (_KAFKA, _S3),
+    "monitor": (_KAFKA, _POSTGRES),
     "ui": (),
 }
 
@@ -74,6 +75,8 @@ def _particulars(service: str, name: str, state: State, ports: dict[str, int]) -
             return {"MLFLOW_URL": mlflow_url, "BUCKET": "mlflow-artifacts"}
         case "promoter":
             return {"MLFLOW_URL": mlflow_url}
+        case "monitor":
+            return {}
         case "inference":
             return {"POD_ID": name, "CACHE_DIR": str(state.root / "cache" / name)}
         case _:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from readmit_local.kafka import apache_part, embedded_part, provision_topics
 from readmit_local.mlflow import mlflow_part
 from readmit_local.object_store import gate_part, store_part
+from readmit_local.observation import observation_parts
 from readmit_local.ports import HOST, pod_names
 from readmit_local.postgres import apply_roles, postgres_part
 from readmit_local.process_identity import identity
@@ -18,6 +19,7 @@ from readmit_local.state import State
 from readmit_local.supervisor import Supervisor
 
 KafkaKind = Literal["embedded", "apache"]
+_WITH_A_URL = ("ui", "ingestor", "trainer", "promoter", "monitor", "mlflow", "s3", "prometheus", "alertmanager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Stack:
             "up": {"pid": up, "started": identity(up)},
             "ports": self.ports,
             "urls": {
-                **{name: url[name] for name in ("ui", "ingestor", "trainer", "promoter", "mlflow", "s3")},
+                **{name: url[name] for name in _WITH_A_URL if name in url},
                 "inference": [url[name] for name in pod_names(self.pods)],
                 "kafka": f"{HOST}:{self.ports['kafka']}",
             },
@@ -63,7 +65,13 @@ class Stack:
     async def start_other_services(self) -> None:
         """All others at once: none of them needs another to start."""
         pods = [self._start_service("inference", pod) for pod in pod_names(self.pods)]
-        await asyncio.gather(*pods, *(self._start_service(name, name) for name in ("trainer", "promoter", "ui")))
+        others = [self._start_service(name, name) for name in ("trainer", "promoter", "ui")]
+        await asyncio.gather(*pods, *others)
+
+    async def start_observation(self, webhook_url: str | None) -> None:
+        """Alertmanager and Prometheus. Both programs must be there."""
+        for part in observation_parts(self.state, self.ports, self.pods, webhook_url):
+            await self.supervisor.start(part)
 
     async def _start_service(self, service: str, name: str) -> None:
         idempotent = self.kafka == "apache"  # the embedded broker has no InitProducerId
