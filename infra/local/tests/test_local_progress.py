@@ -29,6 +29,13 @@ def test_finished_means_every_fit_has_ended_and_every_model_is_judged() -> None:
     assert not Loop().trained
 
 
+def test_a_fit_that_was_made_again_on_request_leaves_the_loop_finished() -> None:
+    again = DONE.model_copy(update={"model_version": "2"})
+    rejected = PROMOTED.model_copy(update={"candidate": MODEL.model_copy(update={"version": "2"}), "epoch": None})
+    assert Loop(None, DATASET, (DONE, again), (PROMOTED, rejected)).trained
+    assert not Loop(None, DATASET, (DONE, again), (PROMOTED,)).trained
+
+
 def test_each_change_is_told_once() -> None:
     pod = Pod(pod_id="inference", outcome="serving", epoch=1, model=MODEL, load_ms=12)
     now = Loop(None, DATASET, (DONE, FAILED), (PROMOTED,), (pod,))

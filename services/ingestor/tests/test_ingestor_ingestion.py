@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from readmit_chassis.migrations import apply_migrations
+from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_contracts.encounter import COLUMNS
-from readmit_contracts.events import BatchReady
+from readmit_contracts.events import BatchReady, IngestionFinished, IngestionRequested
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID, write_sample
 from readmit_ingestor import store
 from readmit_ingestor.runner import Runner
@@ -26,28 +26,6 @@ from readmit_ingestor.runner import Runner
 pytestmark = pytest.mark.stack
 
 Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    from readmit_chassis.testing import postgres_server  # noqa: PLC0415  needs the testing extra, as this module alone
-
-    with postgres_server() as conninfo:
-        yield conninfo
-
-
-@pytest.fixture
-def database(server: str) -> Iterator[Connection]:
-    """A connection to a fresh database with the ingestor's tables."""
-    name = f"t{uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}".encode())
-    conninfo = server.replace("dbname=postgres", f"dbname={name}")
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA raw_data")
-        connection.execute("CREATE SCHEMA clean_data")
-        apply_migrations(conninfo, store.SCHEMA, "readmit_ingestor")
-        yield connection
 
 
 @pytest.fixture
@@ -68,17 +46,17 @@ def conninfo(database: Connection) -> str:
     return f"host=127.0.0.1 port={parts.port} dbname={parts.dbname} user={parts.user}"
 
 
-def ask(database: Connection, source: object) -> UUID:
+def ask(database: Connection, source: object, cause: Envelope | None = None) -> UUID:
     request_id = uuid4()
     database.execute(
-        "INSERT INTO raw_data.ingestions (request_id, source, requested_by) VALUES (%s, %s, 'test')",
-        (request_id, str(source)),
+        "INSERT INTO raw_data.ingestions (request_id, source, requested_by, headers) VALUES (%s, %s, 'test', %s)",
+        (request_id, str(source), json.dumps(cause.headers()) if cause else None),
     )
     return request_id
 
 
-def run(database: Connection, tmp_path: Path, source: object) -> dict[str, Any]:
-    request_id = ask(database, source)
+def run(database: Connection, tmp_path: Path, source: object, cause: Envelope | None = None) -> dict[str, Any]:
+    request_id = ask(database, source, cause)
     claimed = store.claim(database)
     assert claimed is not None
     runner(database, tmp_path).run_one(database, claimed)
@@ -87,6 +65,20 @@ def run(database: Connection, tmp_path: Path, source: object) -> dict[str, Any]:
         found = cursor.fetchone()
     assert found is not None
     return found
+
+
+def announced(database: Connection, topic: str) -> list[dict[str, Any]]:
+    """Payloads of what waits for the relay, oldest first."""
+    query = "SELECT payload FROM raw_data.outbox WHERE topic = %s ORDER BY id"
+    return [payload for (payload,) in database.execute(query, (topic,)).fetchall()]
+
+
+def batches_announced(database: Connection) -> list[BatchReady]:
+    return [BatchReady.model_validate(payload) for payload in announced(database, "batch.ready")]
+
+
+def ends_announced(database: Connection) -> list[IngestionFinished]:
+    return [IngestionFinished.model_validate(payload) for payload in announced(database, "ingestion.finished")]
 
 
 def count(database: Connection, table: str) -> int:
@@ -119,8 +111,7 @@ def test_every_row_has_exactly_one_place_and_every_batch_its_event(
     assert shared == (0,)
     batches = database.execute("SELECT batch_id, rows, sha256 FROM clean_data.batch_info ORDER BY 1").fetchall()
     assert [rows for _, rows, _ in batches][:-1] == [1_000] * (len(batches) - 1)
-    payloads = database.execute("SELECT payload FROM raw_data.outbox ORDER BY id").fetchall()
-    events = [BatchReady.model_validate(payload) for (payload,) in payloads]
+    events = batches_announced(database)
     assert [(event.batch, event.rows, event.batch_sha256) for event in events] == batches
     assert not any(event.synthetic for event in events)
 
@@ -135,10 +126,10 @@ def test_rows_stand_in_encounter_order_across_batches(database: Connection, sour
 
 def test_the_same_bytes_again_change_nothing_and_say_so(database: Connection, source: Path, tmp_path: Path) -> None:
     run(database, tmp_path, source)
-    events = count(database, "raw_data.outbox")
+    batches = batches_announced(database)
     again = run(database, tmp_path, source)
     assert (again["status"], again["dataset_version"]) == ("unchanged", 1)
-    assert count(database, "raw_data.outbox") == events
+    assert batches_announced(database) == batches
     assert count(database, "raw_data.diabetes") == 4_000
 
 
@@ -184,8 +175,9 @@ def test_too_many_bad_rows_fail_the_whole_and_leave_nothing(database: Connection
     source.write_text("\n".join(lines) + "\n")
     ended = run(database, tmp_path, source)
     assert (ended["status"], ended["error_code"]) == ("failed", "too_many_bad_rows")
-    for table in ("raw_data.diabetes", "raw_data.quarantine", "raw_data.outbox", "clean_data.datasets"):
+    for table in ("raw_data.diabetes", "raw_data.quarantine", "clean_data.datasets"):
         assert count(database, table) == 0
+    assert batches_announced(database) == []
 
 
 @pytest.mark.parametrize("form", ["sample", "file"])
@@ -197,9 +189,7 @@ def test_synthetic_rows_are_marked_everywhere_even_when_they_come_back_as_a_file
     assert run(database, tmp_path, source)["synthetic"] is True
     assert database.execute("SELECT synthetic FROM clean_data.datasets").fetchall() == [(True,)]
     assert database.execute("SELECT bool_and(synthetic) FROM clean_data.batch_info").fetchall() == [(True,)]
-    assert database.execute("SELECT bool_and((payload->>'synthetic')::bool) FROM raw_data.outbox").fetchall() == [
-        (True,)
-    ]
+    assert {event.synthetic for event in (*batches_announced(database), *ends_announced(database))} == {True}
 
 
 _KILLED = """
@@ -209,17 +199,21 @@ import psycopg
 from readmit_ingestor import ingestion, store
 from readmit_ingestor.runner import Runner
 conninfo, cache, stage = sys.argv[1:]
-whole = getattr(ingestion, stage)
+owner = ingestion if hasattr(ingestion, stage) else store
+whole = getattr(owner, stage)
 def killed(*args, **kwargs):
     whole(*args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(ingestion, stage, killed)
+setattr(owner, stage, killed)
 with psycopg.connect(conninfo, autocommit=True) as notes:
     Runner(conninfo, Path(cache), "", 1_000, 0.05).run_one(notes, store.claim(notes))
 """
 
 
-@pytest.mark.parametrize("stage", ["_make_staging", "_take", "_distribute", "_refuse_leakage", "_describe_batches"])
+@pytest.mark.parametrize(
+    "stage",
+    ["_make_staging", "_take", "_distribute", "_refuse_leakage", "_describe_batches", "_announce", "finish"],
+)
 def test_killed_at_any_stage_it_leaves_nothing_and_a_rerun_completes_once(
     stage: str, database: Connection, source: Path, tmp_path: Path
 ) -> None:
@@ -236,8 +230,74 @@ def test_killed_at_any_stage_it_leaves_nothing_and_a_rerun_completes_once(
     runner(database, tmp_path).run_one(database, claimed)
     assert database.execute("SELECT status, dataset_version FROM raw_data.ingestions").fetchall() == [("done", 1)]
     assert count(database, "raw_data.diabetes") == 4_000
-    assert count(database, "raw_data.outbox") == count(database, "clean_data.batch_info")
+    assert len(batches_announced(database)) == count(database, "clean_data.batch_info")
+    assert [end.outcome for end in ends_announced(database)] == ["done"]
     assert store.claim(database) is None
+
+
+def test_killed_while_it_says_that_a_source_failed_it_says_so_once_after_a_rerun(
+    database: Connection, tmp_path: Path
+) -> None:
+    ask(database, tmp_path / "nowhere.csv")
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, conninfo(database), str(tmp_path / "cache"), "_announce"],
+        check=False, capture_output=True, env={**os.environ},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert ends_announced(database) == []
+    claimed = store.claim(database)
+    assert claimed is not None
+    runner(database, tmp_path).run_one(database, claimed)
+    assert [(end.outcome, end.error_code) for end in ends_announced(database)] == [("failed", "source_not_found")]
+
+
+def test_the_end_of_a_request_is_announced_with_its_figures_in_the_trace_of_the_request(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    cause = new_envelope(IngestionRequested.EVENT_TYPE, source="test", subject="any")
+    ended = run(database, tmp_path, source, cause)
+    [end] = ends_announced(database)
+    assert end == IngestionFinished(
+        request_id=ended["request_id"], source=str(source), outcome="done", dataset_version=1, synthetic=False,
+        rows_read=4_000, rows_quarantined=0, rows_excluded=ended["rows_excluded"],
+        batches=count(database, "clean_data.batch_info"), finished_at=ended["finished_at"],
+    )  # fmt: skip
+    rows = database.execute("SELECT topic, key, headers FROM raw_data.outbox ORDER BY id").fetchall()
+    assert rows[-1][:2] == ("ingestion.finished", str(ended["request_id"]))
+    assert {headers["traceparent"].split("-")[1] for _, _, headers in rows} == {cause.traceparent.split("-")[1]}
+
+
+def test_the_end_of_a_request_that_changed_nothing_names_the_version_that_is_there(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    run(database, tmp_path, source)
+    again = run(database, tmp_path, source)
+    assert [(end.outcome, end.dataset_version) for end in ends_announced(database)] == [("done", 1), ("unchanged", 1)]
+    end = ends_announced(database)[1]
+    assert (end.request_id, end.rows_read, end.batches) == (again["request_id"], 4_000, 0)
+
+
+def test_the_end_of_a_request_that_failed_says_why(database: Connection, tmp_path: Path) -> None:
+    ended = run(database, tmp_path, tmp_path / "nowhere.csv")
+    [end] = ends_announced(database)
+    assert (end.outcome, end.dataset_version, end.error_code) == ("failed", None, "source_not_found")
+    assert (end.error_message, end.finished_at) == (ended["error_message"], ended["finished_at"])
+    assert "nowhere.csv" in (end.error_message or "")
+
+
+def test_a_runner_that_comes_late_leaves_nothing_and_says_nothing(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    """Cut off from the database for a while, it ends a request that another runner has ended meanwhile."""
+    for late in (source, tmp_path / "nowhere.csv"):
+        request_id = ask(database, late)
+        claimed = store.claim(database)
+        assert claimed is not None
+        assert store.finish(database, request_id, "failed", error_code="gave_up", error_message="x")
+        runner(database, tmp_path).run_one(database, claimed)
+    assert [end.error_code for end in ends_announced(database)] == ["gave_up", "gave_up"]
+    assert count(database, "raw_data.diabetes") == count(database, "clean_data.datasets") == 0
+    assert batches_announced(database) == []
 
 
 def test_a_source_that_keeps_killing_the_process_is_given_up(
@@ -250,6 +310,7 @@ def test_a_source_that_keeps_killing_the_process_is_given_up(
     assert claimed is not None
     runner(database, tmp_path).run_one(database, claimed)
     assert database.execute("SELECT status, error_code FROM raw_data.ingestions").fetchall() == [("failed", "gave_up")]
+    assert [(end.outcome, end.error_code) for end in ends_announced(database)] == [("failed", "gave_up")]
 
 
 def test_a_sample_in_a_text_stream_and_in_a_file_are_the_same(tmp_path: Path) -> None:

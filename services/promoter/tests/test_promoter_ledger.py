@@ -13,7 +13,7 @@ import pytest
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.s3 import MemoryStore, StoreUnavailable
-from readmit_contracts.events import ModelLoaded, ModelPromoted, ModelRegistered
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, ModelRegistered, ModelRejected
 from readmit_contracts.examples import EXAMPLES
 from readmit_promoter import store
 from readmit_promoter.domain import Contender, Policy, Reason, Verdict, decide
@@ -51,8 +51,13 @@ async def ledger(pool: store.Pool) -> list[Decision]:
 
 
 async def announced(pool: store.Pool) -> list[ModelPromoted]:
-    found = await rows(pool, "SELECT payload FROM governance.outbox ORDER BY id")
+    found = await rows(pool, "SELECT payload FROM governance.outbox WHERE topic = 'model.promoted' ORDER BY id")
     return [ModelPromoted.model_validate(row["payload"]) for row in found]
+
+
+async def rejected(pool: store.Pool) -> list[ModelRejected]:
+    found = await rows(pool, "SELECT payload FROM governance.outbox WHERE topic = 'model.rejected' ORDER BY id")
+    return [ModelRejected.model_validate(row["payload"]) for row in found]
 
 
 @pytest.fixture
@@ -104,16 +109,51 @@ async def test_a_promotion_is_written_with_its_evidence_and_announced(
     assert sent["headers"]["traceparent"].split("-")[1] == cause.traceparent.split("-")[1]
 
 
-async def test_a_rejected_candidate_is_written_and_not_announced(
+async def test_a_rejection_is_written_and_announced_with_its_gate_and_figures(
     pool: store.Pool, judging: Callable[..., Any], candidate: Candidate, cohort: Cohort
 ) -> None:
     first, second = candidate(cohort(0.5)), candidate(cohort(3.0))
     await judging(first)
-    await judging(second)
+    cause = envelope()
+    await judging(second, cause)
     decision = (await ledger(pool))[1]
     assert (decision.verdict.reason, decision.epoch) == (Reason.NOT_BETTER, None)
     assert (decision.champion_before, decision.champion_evidence_sha256) == (first.model, first.evidence.sha256)
     assert len(await announced(pool)) == 1
+    [said] = await rejected(pool)
+    assert decision.verdict.auroc is not None
+    assert said == ModelRejected(
+        decision_id=decision.decision_id, model=second.model, dataset_version=1, batch=1,
+        reason="not_better_beyond_noise", detail=decision.verdict.detail, auroc=decision.verdict.auroc.point,
+        decided_by="promoter", decided_at=decision.decided_at,
+    )  # fmt: skip
+    [sent] = await rows(pool, "SELECT key, headers FROM governance.outbox WHERE topic = 'model.rejected'")
+    assert (sent["key"], sent["headers"]["ce_subject"]) == (MODEL_STREAM, f"{second.model.name}/{second.model.version}")
+    assert sent["headers"]["traceparent"].split("-")[1] == cause.traceparent.split("-")[1]
+
+
+async def test_a_rejection_that_is_heard_again_is_announced_once(
+    pool: store.Pool, judging: Callable[..., Any], candidate: Candidate, cohort: Cohort
+) -> None:
+    await judging(candidate(cohort(0.5)))
+    event, cause = candidate(cohort(3.0)), envelope()
+    assert await judging(event, cause) is Recorded.DECIDED
+    assert await judging(event, cause) is Recorded.ALREADY
+    assert await judging(event) is Recorded.ALREADY
+    assert len(await rejected(pool)) == 1
+
+
+async def test_the_same_bytes_registered_as_another_version_are_judged_for_themselves(
+    pool: store.Pool, judging: Callable[..., Any], candidate: Candidate, cohort: Cohort
+) -> None:
+    """As a forced retraining on unchanged data gives them: no better than themselves."""
+    first = candidate(cohort(0.5))
+    await judging(first)
+    again = candidate(cohort(0.5)).model_copy(update={"bundle": first.bundle})
+    assert again.evidence == first.evidence
+    assert await judging(again) is Recorded.DECIDED
+    [said] = await rejected(pool)
+    assert (said.model, said.reason) == (again.model, "not_better_beyond_noise")
 
 
 async def test_a_decision_can_be_derived_again_from_what_the_ledger_names(
@@ -141,6 +181,8 @@ async def test_missing_evidence_is_a_rejection_with_its_reason(
     [decision] = await ledger(pool)
     assert decision.verdict.reason is Reason.BAD_EVIDENCE
     assert "there is nothing at" in decision.verdict.detail
+    [said] = await rejected(pool)
+    assert (said.reason, said.auroc) == ("bad_evidence", None)
 
 
 async def test_a_champion_whose_evidence_is_lost_is_not_replaced_unseen(
@@ -211,6 +253,8 @@ async def test_two_promoters_that_hear_everything_at_once_agree_on_one_history(
     decisions = await ledger(pool)
     assert sorted(d.event.model.version for d in decisions) == sorted(e.model.version for e, _ in events)
     promotions = [decision for decision in decisions if decision.epoch is not None]
+    refused = [decision.decision_id for decision in decisions if decision.epoch is None]
+    assert [said.decision_id for said in await rejected(pool)] == refused
     assert [decision.epoch for decision in promotions] == list(range(1, len(promotions) + 1))
     previous = None
     for decision in decisions:
@@ -220,8 +264,15 @@ async def test_two_promoters_that_hear_everything_at_once_agree_on_one_history(
 
 
 @pytest.mark.parametrize("table", ["inbox", "decisions", "outbox"])
+@pytest.mark.parametrize("outcome", ["promotion", "rejection"])
 async def test_a_crash_between_two_steps_leaves_nothing_behind(
-    pool: store.Pool, judging: Callable[..., Any], candidate: Candidate, cohort: Cohort, table: str
+    pool: store.Pool,
+    judging: Callable[..., Any],
+    candidate: Candidate,
+    cohort: Cohort,
+    objects: MemoryStore,
+    table: str,
+    outcome: str,
 ) -> None:
     """Whichever of the three writes fails, none is there; the redelivered event then has its whole effect."""
     await script(
@@ -230,13 +281,15 @@ async def test_a_crash_between_two_steps_leaves_nothing_behind(
         f"CREATE TRIGGER crash AFTER INSERT ON governance.{table} EXECUTE FUNCTION governance.crash()",
     )
     event, caused_by = candidate(cohort(1.0)), envelope()
+    if outcome == "rejection":
+        objects.objects.clear()
     with pytest.raises(psycopg.errors.RaiseException, match="crash"):
         await judging(event, caused_by)
     for written in ("inbox", "decisions", "outbox"):
         assert await rows(pool, f"TABLE governance.{written}") == []
     await script(pool, f"DROP TRIGGER crash ON governance.{table}")
     assert await judging(event, caused_by) is Recorded.DECIDED
-    assert len(await announced(pool)) == 1
+    assert (len(await announced(pool)), len(await rejected(pool))) == ((1, 0) if outcome == "promotion" else (0, 1))
 
 
 async def test_a_connection_that_dies_before_the_commit_is_transient_and_leaves_nothing(

@@ -63,6 +63,10 @@ def server(encounters: pd.DataFrame) -> Iterator[str]:
                 "CREATE TABLE clean_data.batch_info (dataset_version int, batch_id int, rows int, positives int,"
                 " sha256 text)"
             )
+            connection.execute(
+                "CREATE TABLE clean_data.datasets (version int, content_sha256 text, schema_sha256 text,"
+                " synthetic bool, batches_total int)"
+            )
             for split in ("train", "validation"):
                 table = f"clean_data.diabetes_{split}"
                 connection.execute(
@@ -73,6 +77,10 @@ def server(encounters: pd.DataFrame) -> Iterator[str]:
                 "INSERT INTO clean_data.batch_info SELECT dataset_version, batch_id, count(*),"
                 " count(*) FILTER (WHERE readmitted_30d), encode(sha256(batch_id::text::bytea), 'hex')"
                 " FROM clean_data.diabetes_train GROUP BY 1, 2"
+            )
+            connection.execute(
+                "INSERT INTO clean_data.datasets SELECT 1, repeat('c', 64), repeat('5', 64), true, count(*)"
+                " FROM clean_data.batch_info"
             )
         apply_migrations(conninfo, "training", "readmit_trainer")
         yield conninfo
@@ -123,7 +131,9 @@ async def pool(server: str) -> AsyncIterator[AsyncConnectionPool]:
     """Connections to the server, with no jobs in it."""
     async with AsyncConnectionPool(server, min_size=1, max_size=4, open=False) as connections:
         async with connections.connection() as connection:
-            await connection.execute("TRUNCATE training.jobs, training.inbox, training.outbox")
+            await connection.execute(
+                "TRUNCATE training.jobs, training.requests, training.request_jobs, training.inbox, training.outbox"
+            )
         yield connections
 
 

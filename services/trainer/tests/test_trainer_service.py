@@ -1,10 +1,13 @@
-"""The whole service on a real broker and a real database: from `batch.ready` to `model.registered`."""
+"""The whole service on a real broker and a real database: from its two events to those that it says."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -20,8 +23,9 @@ from readmit_chassis.outages import answer_outages
 from readmit_chassis.process import Process
 from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka
-from readmit_contracts.events import BatchReady, ModelRegistered
-from readmit_contracts.topics import BATCH_READY, MODEL_REGISTERED
+from readmit_contracts import events
+from readmit_contracts.events import BatchReady, ModelRegistered, TrainingFinished, TrainingRequested
+from readmit_contracts.topics import BATCH_READY, MODEL_REGISTERED, TRAINING_FINISHED, TRAINING_REQUESTED
 from readmit_trainer.app import make_app
 from readmit_trainer.domain import FAMILIES
 from readmit_trainer.handlers import jobs_router
@@ -29,6 +33,8 @@ from readmit_trainer.settings import Settings
 from readmit_trainer.store import JobStore
 
 Event = Callable[..., BatchReady]
+E = TypeVar("E", bound=events.Event)
+TOPICS = (BATCH_READY, TRAINING_REQUESTED, MODEL_REGISTERED, TRAINING_FINISHED)
 
 
 @asynccontextmanager
@@ -38,13 +44,20 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def registered(address: str, count: int) -> list[ModelRegistered]:
-    """The first events of the topic, as the promoter would hear them."""
-    consumer = AIOKafkaConsumer(MODEL_REGISTERED.name, bootstrap_servers=address, auto_offset_reset="earliest")
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Joining its groups takes a trainer some seconds each."""
+    async with asyncio.timeout(60):
+        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  the condition is in the service
+            await asyncio.sleep(0.05)
+
+
+async def heard(address: str, topic: str, kind: type[E], count: int) -> list[E]:
+    """The first events of the topic, as anybody would hear them."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest")
     await consumer.start()
     try:
         async with asyncio.timeout(60):
-            return [ModelRegistered.model_validate_json((await consumer.getone()).value) for _ in range(count)]
+            return [kind.model_validate_json((await consumer.getone()).value) for _ in range(count)]
     finally:
         await consumer.stop()
 
@@ -54,7 +67,7 @@ async def test_each_batch_is_announced_twice_and_trained_once(
     settings: Settings, pool: AsyncConnectionPool, make_event: Event
 ) -> None:
     with embedded_kafka() as address:
-        await create_topics(address, [(BATCH_READY.name, 3, {}), (MODEL_REGISTERED.name, 1, {})])
+        await create_topics(address, [(topic.name, topic.partitions, {}) for topic in TOPICS])
         kafka = KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
         outside, process = make_broker(kafka, "outside"), Process()
         app = make_app(settings.model_copy(update={"kafka": kafka}), process, fits_at_once)
@@ -65,13 +78,51 @@ async def test_each_batch_is_announced_twice_and_trained_once(
                     cause = new_envelope(BatchReady.EVENT_TYPE, source="test", subject=f"1/{number}")
                     event = make_event(number)
                     await publish(outside, topic=BATCH_READY.name, key="1", event=event, envelope=cause)
-                events = await registered(address, 6)
-                assert [(e.batch, e.model.family) for e in events] == [(b, f) for b in (1, 2) for f in FAMILIES]
+                said = await heard(address, MODEL_REGISTERED.name, ModelRegistered, 6)
+                assert [(e.batch, e.model.family) for e in said] == [(b, f) for b in (1, 2) for f in FAMILIES]
                 jobs = (await client.get("/jobs", params={"dataset_version": 1})).json()["jobs"]
                 assert [(job["status"], job["attempts"]) for job in jobs] == [("done", 1)] * 6
                 assert (await client.get("/jobs?dataset_version=2")).json() == {"jobs": []}
                 assert (await client.get("/jobs?dataset_version=0")).status_code == 422
-                assert (await client.get("/readyz")).status_code == 200
+                await until_ready(client)
+            assert process.failure is None
+        finally:
+            await outside.stop()
+
+
+@pytest.mark.stack
+async def test_who_asks_for_training_over_kafka_or_rest_hears_of_the_end_once(
+    settings: Settings, pool: AsyncConnectionPool
+) -> None:
+    """Two trainers of one group; each request is published twice."""
+    with embedded_kafka() as address:
+        await create_topics(address, [(topic.name, topic.partitions, {}) for topic in TOPICS])
+        kafka = KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
+        settings = settings.model_copy(update={"kafka": kafka})
+        outside, process = make_broker(kafka, "outside"), Process()
+        requested = TrainingRequested(
+            request_id=uuid4(), reason="weekly", requested_by="test", requested_at=datetime.now(UTC), force=True
+        )
+        key = str(requested.request_id)
+        await outside.start()
+        try:
+            async with (
+                running(make_app(settings, process, fits_at_once)) as client,
+                running(make_app(settings, process, fits_at_once)),
+            ):
+                for _ in range(2):
+                    cause = new_envelope(requested.EVENT_TYPE, source="test", subject=key)
+                    await publish(outside, topic=TRAINING_REQUESTED.name, key=key, event=requested, envelope=cause)
+                [end] = await heard(address, TRAINING_FINISHED.name, TrainingFinished, 1)
+                assert (end.request_id, end.outcome, len(end.models)) == (requested.request_id, "done", len(FAMILIES))
+                asked = (await client.post("/trainings", json={"reason": "again", "force": True})).json()
+                ends = await heard(address, TRAINING_FINISHED.name, TrainingFinished, 2)
+                assert [str(each.request_id) for each in ends] == [key, asked["request_id"]]
+                shown = (await client.get("/trainings")).json()["trainings"]
+                assert [each["status"] for each in shown] == ["done", "done"]
+                jobs = (await client.get("/jobs")).json()["jobs"]
+                assert [job["request_id"] for job in jobs].count(key) == len(FAMILIES)
+                assert len(jobs) == 2 * len(FAMILIES)
             assert process.failure is None
         finally:
             await outside.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from uuid import uuid4
@@ -73,6 +74,24 @@ def test_the_families_of_a_batch_are_nested_runs_of_one_parent_and_none_stays_ru
     assert version.tags["bundle_sha256"] == BUNDLE.sha256
     assert version.tags["synthetic"] == "true"
     assert [file.path for file in client.list_artifacts(registered["lightgbm"].run_id)] == ["bundle.json"]
+
+
+@pytest.mark.stack
+def test_a_forced_retraining_stands_beside_the_earlier_run_and_version(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    """The same batch, code and bytes, trained again twice: each has a parent run and a model version of its own."""
+    first = make_task("lightgbm")
+    tasks = [first, *(dataclasses.replace(first, job_id=uuid4(), request_id=uuid4()) for _ in range(2))]
+    registered = [register(client, task, candidate, BUNDLE, EVIDENCE) for task in tasks]
+    assert [register(client, task, candidate, BUNDLE, EVIDENCE) for task in tasks] == registered
+    assert len({one.version for one in registered}) == 3
+    parents = [client.get_run(one.run_id).data.tags["mlflow.parentRunId"] for one in registered]
+    assert len(set(parents)) == 3
+    assert [client.get_run(parent).data.tags.get("request_id") for parent in parents] == [
+        None if task.request_id is None else str(task.request_id) for task in tasks
+    ]
+    assert client.get_run(parents[1]).info.run_name == "dataset-1-batch-1-again"
 
 
 @pytest.mark.stack

@@ -1,4 +1,4 @@
-"""Asking the running services over REST, and asking for ingestion over Kafka."""
+"""Asking the running services over REST, and asking for ingestion and training over Kafka."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.kafka import make_broker, publish
 from readmit_chassis.settings import KafkaSettings
-from readmit_contracts.events import IngestionRequested, ModelVersion
-from readmit_contracts.topics import INGESTION_REQUESTED
+from readmit_contracts.events import Event, IngestionRequested, ModelVersion, TrainedModel, TrainingRequested
+from readmit_contracts.topics import INGESTION_REQUESTED, TRAINING_REQUESTED, Topic
 
 
 class _Seen(BaseModel):
@@ -81,6 +81,15 @@ class Job(_Seen):
     error: str | None = None
 
 
+class Training(_Seen):
+    """One request for training, and how it ended. `models`: every fit of the dataset version, once it has."""
+
+    status: Literal["running", "done", "unchanged", "failed"]
+    dataset_version: int | None = None
+    models: tuple[TrainedModel, ...] = ()
+    error: str | None = None
+
+
 class Decision(_Seen):
     """What the promoter said about one candidate."""
 
@@ -137,6 +146,11 @@ class Services:
         answer = await self._get("trainer", f"/jobs?dataset_version={dataset_version}")
         return None if answer is None else [Job.model_validate(each) for each in answer["jobs"]]
 
+    async def training(self, request_id: str) -> Training | None:
+        """One request for training; None until the trainer has heard of it."""
+        answer = await self._get("trainer", f"/trainings/{request_id}")
+        return None if answer is None else Training.model_validate(answer)
+
     async def decisions(self) -> list[Decision] | None:
         """The latest decisions, newest first."""
         answer = await self._get("promoter", "/decisions?limit=500")
@@ -175,14 +189,28 @@ async def request_ingestion(bootstrap_servers: str, source: str, timeout_s: floa
     event = IngestionRequested(
         request_id=uuid4(), source=source, requested_by="readmit", requested_at=datetime.now(UTC)
     )
-    request_id = str(event.request_id)
+    return await _ask(bootstrap_servers, INGESTION_REQUESTED, event, str(event.request_id), timeout_s)
+
+
+async def request_training(
+    bootstrap_servers: str, reason: str, *, dataset_version: int | None, force: bool, timeout_s: float = 30.0
+) -> str:
+    """Publish `training.requested`; returns the id of the request. Raises `TimeoutError` when Kafka stays away."""
+    event = TrainingRequested(
+        request_id=uuid4(), reason=reason, requested_by="readmit", requested_at=datetime.now(UTC),
+        dataset_version=dataset_version, force=force,
+    )  # fmt: skip
+    return await _ask(bootstrap_servers, TRAINING_REQUESTED, event, str(event.request_id), timeout_s)
+
+
+async def _ask(bootstrap_servers: str, topic: Topic, event: Event, request_id: str, timeout_s: float) -> str:
     # One message, so ordering by producer id gains nothing, and any broker takes it.
     broker = make_broker(KafkaSettings(bootstrap_servers=bootstrap_servers, idempotent_producer=False), "readmit")
     async with asyncio.timeout(timeout_s):
         try:
             await broker.start()
-            envelope = new_envelope(IngestionRequested.EVENT_TYPE, source="readmit", subject=request_id)
-            await publish(broker, topic=INGESTION_REQUESTED.name, key=request_id, event=event, envelope=envelope)
+            envelope = new_envelope(event.EVENT_TYPE, source="readmit", subject=request_id)
+            await publish(broker, topic=topic.name, key=request_id, event=event, envelope=envelope)
         finally:
             await broker.stop()
     return request_id

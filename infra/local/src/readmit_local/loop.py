@@ -26,8 +26,8 @@ class Loop:
 
     @property
     def fits_ended(self) -> int:
-        """Fits that will not change any more."""
-        return sum(job.status in {"done", "failed"} for job in self.jobs)
+        """Batches and families whose fit has ended; one that was trained again on request counts once."""
+        return len({(job.family, job.batch) for job in self.jobs if job.status in {"done", "failed"}})
 
     @property
     def failed_jobs(self) -> tuple[Job, ...]:

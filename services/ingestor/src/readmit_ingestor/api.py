@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
+from readmit_chassis.envelope import new_envelope
+from readmit_contracts.events import IngestionRequested
 from readmit_ingestor import store
+
+#: PostgreSQL keeps no NUL.
+_TEXT = r"^[^\x00]*$"
 
 
 class Request(BaseModel):
@@ -17,8 +22,10 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: Annotated[str, Field(min_length=1, max_length=2000, description="path, URL, `uci`, or `sample[:ROWS]`")]
-    requested_by: Annotated[str, Field(min_length=1, max_length=200)] = "rest"
+    source: Annotated[
+        str, Field(min_length=1, max_length=2000, pattern=_TEXT, description="path, URL, `uci`, or `sample[:ROWS]`")
+    ]
+    requested_by: Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT)] = "rest"
 
 
 class Accepted(BaseModel):
@@ -101,9 +108,10 @@ def ingestion_router(pool: store.Pool) -> APIRouter:
 
     @router.post("/ingestions", status_code=202)
     async def ask(request: Request) -> Accepted:
-        request_id = uuid4()
-        await store.request(pool, request_id, request.source, request.requested_by, None)
-        return Accepted(request_id=request_id)
+        event = IngestionRequested(request_id=uuid4(), requested_at=datetime.now(UTC), **request.model_dump())
+        envelope = new_envelope(event.EVENT_TYPE, source="ingestor", subject=str(event.request_id))
+        await store.request(pool, event, envelope)
+        return Accepted(request_id=event.request_id)
 
     @router.get("/ingestions")
     async def list_ingestions() -> Ingestions:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import psycopg
 from fastapi import FastAPI
 
-from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
@@ -18,11 +17,12 @@ from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
-from readmit_contracts.events import IngestionRequested
-from readmit_contracts.topics import INGESTION_REQUESTED
+from readmit_contracts.events import IngestionRequested, PredictionMade
+from readmit_contracts.topics import INGESTION_REQUESTED, PREDICTION_MADE
 from readmit_ingestor import store
 from readmit_ingestor.api import ingestion_router
-from readmit_ingestor.runner import Runner, headers_json
+from readmit_ingestor.handlers import on_ingestion_requested, on_prediction_made
+from readmit_ingestor.runner import Runner
 from readmit_ingestor.settings import Settings
 
 
@@ -34,12 +34,14 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
     health = Health("database", "kafka")
     runner = Runner(conninfo, settings.cache_dir, settings.source_url, settings.batch_rows, settings.max_bad_share)
 
-    async def on_requested(event: IngestionRequested, envelope: Envelope) -> None:
-        await store.request(pool, event.request_id, event.source, event.requested_by, headers_json(envelope))
-
     consume(
         broker, topic=INGESTION_REQUESTED.name, dead_letter=INGESTION_REQUESTED.dead_letter, group="ingestor",
-        event_type=IngestionRequested, handle=on_requested, process=process,
+        event_type=IngestionRequested, handle=on_ingestion_requested(pool), process=process,
+    )  # fmt: skip
+    # A group of its own: a flood of predictions never makes a request wait.
+    consume(
+        broker, topic=PREDICTION_MADE.name, dead_letter=PREDICTION_MADE.dead_letter, group="ingestor-predictions",
+        event_type=PredictionMade, handle=on_prediction_made(pool), process=process,
     )  # fmt: skip
 
     @asynccontextmanager

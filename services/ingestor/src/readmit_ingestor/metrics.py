@@ -29,7 +29,6 @@ PREDICTIONS_STORED = Counter(
 )
 
 
-
 def show_newest(version: int, rows_by_split: Mapping[str, int]) -> None:
     """Bring the gauges of the data up to date."""
     DATASET_VERSION.set(version)

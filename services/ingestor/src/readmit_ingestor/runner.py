@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from dataclasses import dataclass
@@ -109,20 +108,24 @@ class Runner:
         RUNNING.set(1)
         try:
             _refuse_a_killer(source, claimed["attempts"])
-            self._ingest(notes, request_id, source, claimed["headers"])
+            ended = self._ingest(notes, request_id, source, claimed["headers"])
         except SourceFault as fault:
             store.finish(notes, request_id, "failed", error_code=fault.code, error_message=fault.message)
             INGESTIONS.labels("failed").inc()
             log.warning("ingestion_failed", request_id=str(request_id), code=fault.code, reason=fault.message)
         else:
-            SECONDS.observe(time.monotonic() - started)
-            log.info("ingestion_ended", request_id=str(request_id), seconds=round(time.monotonic() - started, 2))
+            if ended:
+                SECONDS.observe(time.monotonic() - started)
+                log.info("ingestion_ended", request_id=str(request_id), seconds=round(time.monotonic() - started, 2))
+            else:
+                log.warning("ingestion_came_late", request_id=str(request_id))
         finally:
             RUNNING.set(0)
 
     def _ingest(
         self, notes: psycopg.Connection[Any], request_id: UUID, source: str, headers: dict[str, str] | None
-    ) -> None:
+    ) -> bool:
+        """False, and nothing committed, when the request had ended meanwhile: another runner took it up."""
         shown = _Shown(notes, request_id)
         rules = Rules(self.batch_rows, self.max_bad_share, shown.progress)
         cause = Envelope.from_headers(headers) if headers else None
@@ -137,10 +140,13 @@ class Runner:
             if done.unchanged:
                 connection.rollback()
             counts = shown.counts()
-            store.finish(
+            ended = store.finish(
                 connection, request_id, "unchanged" if done.unchanged else "done",
                 dataset_version=done.dataset_version, synthetic=done.synthetic, **counts,
             )  # fmt: skip
+            if not ended:
+                connection.rollback()
+                return False
             connection.commit()
         INGESTIONS.labels("unchanged" if done.unchanged else "done").inc()
         LAST_INGESTION.set_to_current_time()
@@ -150,6 +156,7 @@ class Runner:
             ROWS.labels("read").inc(counts["rows_read"])
             ROWS.labels("quarantined").inc(counts["rows_quarantined"])
             ROWS.labels("excluded").inc(counts["rows_excluded"])
+        return True
 
 
 def _refuse_a_killer(source: str, attempts: int) -> None:
@@ -201,8 +208,3 @@ def _settle(ended: asyncio.Future[None], outcome: BaseException | None) -> None:
         ended.set_result(None)
     else:
         ended.set_exception(outcome)
-
-
-def headers_json(envelope: Envelope | None) -> str | None:
-    """The envelope of the request, to continue its trace from the row."""
-    return json.dumps(envelope.headers()) if envelope else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,11 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from readmit_chassis.failures import Transient
+from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.failures import BadMessage, Transient
+from readmit_chassis.outbox import enqueue_sync
+from readmit_contracts.events import IngestionFinished, IngestionRequested
+from readmit_contracts.topics import INGESTION_FINISHED
 
 SCHEMA = "raw_data"
 
@@ -38,18 +43,23 @@ def make_pool(conninfo: str) -> Pool:
     )
 
 
-async def request(pool: Pool, request_id: UUID, source: str, requested_by: str, headers: str | None) -> None:
-    """Note that somebody asks for a source; asking twice with one id is asking once. Wakes the runner."""
+async def request(pool: Pool, event: IngestionRequested, envelope: Envelope) -> None:
+    """Note that somebody asks for a source; asking twice with one id is asking once. Wakes the runner.
+
+    Raises `Transient` while the database is away, `BadMessage` for a text that it cannot hold.
+    """
     try:
         async with pool.connection() as connection:
             await connection.execute(
                 "INSERT INTO raw_data.ingestions (request_id, source, requested_by, headers) VALUES (%s, %s, %s, %s)"
                 " ON CONFLICT (request_id) DO NOTHING",
-                (request_id, source, requested_by, headers),
+                (event.request_id, event.source, event.requested_by, json.dumps(envelope.headers())),
             )
             await connection.execute("SELECT pg_notify('raw_data_ingestions', '')")
     except psycopg.OperationalError as error:
         raise Transient(f"database away: {error}") from error
+    except psycopg.DataError as error:
+        raise BadMessage(f"the request cannot be stored: {error}") from error
 
 
 async def ingestion(pool: Pool, request_id: UUID) -> Row | None:
@@ -113,7 +123,36 @@ def note(connection: psycopg.Connection[Any], request_id: UUID, **state: object)
     )
 
 
-def finish(connection: psycopg.Connection[Any], request_id: UUID, status: str, **state: object) -> None:
-    """Mark a request ended; in the ingestion's own transaction when it committed something."""
-    note(connection, request_id, status=status, stage=None, **state)
-    connection.execute("UPDATE raw_data.ingestions SET finished_at = now() WHERE request_id = %s", (request_id,))
+def finish(connection: psycopg.Connection[Any], request_id: UUID, status: str, **state: object) -> bool:
+    """Mark a request ended and announce it, in one transaction: the caller's, where one is open.
+
+    False, and neither, when it had ended before: a runner that was cut off from the database may come back late.
+    """
+    assignments = sql.SQL("").join(sql.SQL(", {} = %s").format(sql.Identifier(name)) for name in state)
+    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            sql.SQL(
+                "UPDATE raw_data.ingestions SET status = %s, stage = NULL, finished_at = clock_timestamp(){}"
+                " WHERE request_id = %s AND status IN ('requested', 'running') RETURNING *"
+            ).format(assignments),
+            [status, *state.values(), request_id],
+        )
+        ended = cursor.fetchone()
+        if ended is not None:
+            _announce(connection, ended)
+    return ended is not None
+
+
+def _announce(connection: psycopg.Connection[Any], ended: Row) -> None:
+    """`ingestion.finished`, in the trace of the request."""
+    event = IngestionFinished(
+        request_id=ended["request_id"], source=ended["source"], outcome=ended["status"],
+        dataset_version=ended["dataset_version"], synthetic=ended["synthetic"], rows_read=ended["rows_read"],
+        rows_quarantined=ended["rows_quarantined"], rows_excluded=ended["rows_excluded"],
+        batches=ended["batches_written"], error_code=ended["error_code"], error_message=ended["error_message"],
+        finished_at=ended["finished_at"],
+    )  # fmt: skip
+    key = str(event.request_id)
+    cause = Envelope.from_headers(ended["headers"]) if ended["headers"] else None
+    envelope = new_envelope(event.EVENT_TYPE, source="ingestor", subject=key, cause=cause)
+    enqueue_sync(connection, SCHEMA, topic=INGESTION_FINISHED.name, key=key, event=event, envelope=envelope)

@@ -9,8 +9,11 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from readmit_contracts.events import ModelPromoted, ModelRegistered, ModelVersion
+from readmit_contracts.events import ModelPromoted, ModelRegistered, ModelRejected, ModelVersion
 from readmit_promoter.domain import Verdict
+
+#: Who decides and announces.
+SOURCE = "promoter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,25 @@ def announcement(decision: Decision) -> ModelPromoted:
         synthetic=decision.event.synthetic,
         previous=decision.champion_before,
         decision_id=decision.decision_id,
-        decided_by="promoter",
+        decided_by=SOURCE,
         reason=f"{decision.verdict.reason}: {decision.verdict.detail}",
+        decided_at=decision.decided_at,
+    )
+
+
+def rejection(decision: Decision) -> ModelRejected:
+    """The event that a rejection gives rise to."""
+    if decision.epoch is not None:
+        raise ValueError("a promoted candidate was not rejected")
+    event, verdict = decision.event, decision.verdict
+    return ModelRejected(
+        decision_id=decision.decision_id,
+        model=event.model,
+        dataset_version=event.dataset_version,
+        batch=event.batch,
+        reason=verdict.reason.value,
+        detail=verdict.detail,
+        auroc=verdict.auroc.point if verdict.auroc else None,
+        decided_by=SOURCE,
         decided_at=decision.decided_at,
     )

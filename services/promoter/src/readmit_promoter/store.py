@@ -19,14 +19,20 @@ from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.inbox import first_time
 from readmit_chassis.outbox import enqueue
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, ModelRegistered, ModelVersion
-from readmit_contracts.topics import MODEL_PROMOTED
+from readmit_contracts.events import (
+    MODEL_STREAM,
+    ModelLoaded,
+    ModelPromoted,
+    ModelRegistered,
+    ModelRejected,
+    ModelVersion,
+)
+from readmit_contracts.topics import MODEL_PROMOTED, MODEL_REJECTED
 from readmit_promoter.discrimination import Interval, flattened
 from readmit_promoter.domain import Policy, Reason, Verdict
-from readmit_promoter.ledger import Decision, announcement
+from readmit_promoter.ledger import SOURCE, Decision, announcement, rejection
 
 SCHEMA = "governance"
-SOURCE = "promoter"
 Connection = psycopg.AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
 
@@ -57,7 +63,7 @@ WHERE excluded.at > known.at AND excluded.epoch >= known.epoch
 class Recorded(Enum):
     """What became of a verdict."""
 
-    DECIDED = auto()  #: written, and the promotion, if it is one, is in the outbox
+    DECIDED = auto()  #: written, and `model.promoted` or `model.rejected` is in the outbox
     ALREADY = auto()  #: this candidate had been decided before; nothing changed
     STALE = auto()  #: the champion changed meanwhile: judge again; nothing changed
 
@@ -104,7 +110,7 @@ async def record(
     judged_against: Decision | None,
     policy: Policy,
 ) -> Recorded:
-    """Write the verdict, the inbox row and, for a promotion, `model.promoted`, all or nothing.
+    """Write the verdict, the inbox row and `model.promoted` or `model.rejected`, all or nothing.
 
     Raises `BadMessage` when the same name and version was decided on for another bundle.
     """
@@ -120,6 +126,8 @@ async def record(
         await connection.execute(_INSERT, _row(decision))
         if decision.epoch is not None:
             await _announce(connection, decision, envelope)
+        else:
+            await _announce_rejection(connection, decision, envelope)
         return Recorded.DECIDED
 
 
@@ -159,6 +167,13 @@ async def _announce(connection: Connection, decision: Decision, cause: Envelope 
     await enqueue(
         connection, SCHEMA, topic=MODEL_PROMOTED.name, key=MODEL_STREAM, event=announcement(decision), envelope=envelope
     )
+
+
+async def _announce_rejection(connection: Connection, decision: Decision, cause: Envelope) -> None:
+    event = rejection(decision)
+    subject = f"{event.model.name}/{event.model.version}"
+    envelope = new_envelope(ModelRejected.EVENT_TYPE, source=SOURCE, subject=subject, cause=cause)
+    await enqueue(connection, SCHEMA, topic=MODEL_REJECTED.name, key=MODEL_STREAM, event=event, envelope=envelope)
 
 
 def _id(decision: Decision | None) -> UUID | None:

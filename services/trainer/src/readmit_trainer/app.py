@@ -10,6 +10,7 @@ import psycopg
 from fastapi import FastAPI
 from psycopg_pool import AsyncConnectionPool
 
+from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
 from readmit_chassis.lag import watch_lag
@@ -17,15 +18,16 @@ from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
-from readmit_contracts.events import BatchReady
-from readmit_contracts.topics import BATCH_READY
+from readmit_contracts.events import BatchReady, TrainingRequested
+from readmit_contracts.topics import BATCH_READY, TRAINING_REQUESTED
 from readmit_trainer import metrics
 from readmit_trainer.child import serve
-from readmit_trainer.handlers import jobs_router, on_batch_ready
+from readmit_trainer.handlers import jobs_router, on_batch_ready, on_training_requested, trainings_router
 from readmit_trainer.lineage import code_version
 from readmit_trainer.runner import Runner
 from readmit_trainer.settings import Settings
-from readmit_trainer.store import SCHEMA, JobStore
+from readmit_trainer.store import JobStore
+from readmit_trainer.trainings import SCHEMA, TrainingStore
 from readmit_trainer.worker import Serve, Worker
 
 
@@ -33,11 +35,12 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
     """The trainer as an ASGI app; its lifespan starts and stops everything. `serve` is the fitting process's loop."""
     conninfo = settings.postgres.conninfo()
     pool = AsyncConnectionPool(conninfo, min_size=1, max_size=4, open=False)
-    store = JobStore(pool)
+    store, trainings = JobStore(pool), TrainingStore(pool)
     worker = Worker(settings, serve)
     runner = Runner(store, worker)
     broker = make_broker(settings.kafka, "trainer")
     health = Health("database", "kafka")
+    ask_for_training = on_training_requested(trainings, settings.families, code_version(), runner.wake)
     consume(
         broker,
         topic=BATCH_READY.name,
@@ -45,6 +48,15 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
         group="trainer",
         event_type=BatchReady,
         handle=on_batch_ready(store, settings.families, code_version(), runner.wake),
+        process=process,
+    )
+    consume(
+        broker,
+        topic=TRAINING_REQUESTED.name,
+        dead_letter=TRAINING_REQUESTED.dead_letter,
+        group="trainer-requests",  # of its own: whoever joins or leaves one group does not stop the other
+        event_type=TrainingRequested,
+        handle=ask_for_training,
         process=process,
     )
     relay = OutboxRelay(SCHEMA, conninfo, publisher(broker))
@@ -67,5 +79,6 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
     app = FastAPI(title="Readmit trainer", lifespan=lifespan)
     app.include_router(health_router(health))
     app.include_router(jobs_router(store))
-    answer_outages(app, psycopg.OperationalError, detail="The jobs cannot be read now.")
+    app.include_router(trainings_router(trainings, ask_for_training))
+    answer_outages(app, Transient, psycopg.OperationalError, detail="The jobs cannot be read now.")
     return app

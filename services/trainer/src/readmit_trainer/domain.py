@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -12,6 +13,9 @@ FamilyName = Literal["lightgbm", "decision_tree", "logistic_regression"]
 
 #: All families, in the order in which a batch's jobs are run.
 FAMILIES: tuple[FamilyName, ...] = ("lightgbm", "decision_tree", "logistic_regression")
+
+#: How a request for training ends.
+Outcome = Literal["done", "unchanged", "failed"]
 
 MAX_ATTEMPTS = 3
 
@@ -24,6 +28,7 @@ class FitTask:
     batch: BatchReady
     family: FamilyName
     code_version: str
+    request_id: UUID | None = None  #: the request that forced it; None: the batch gave rise to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,58 @@ class FitFailed:
 
     transient: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownJob:
+    """A job of a dataset version by the present code, as a new request finds it."""
+
+    job_id: UUID
+    batch: int
+    family: str
+    status: str
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request takes: jobs to wait for, failed jobs to try again, and jobs that are not there yet."""
+
+    on_their_way: tuple[UUID, ...]
+    again: tuple[UUID, ...]
+    new: tuple[tuple[BatchReady, FamilyName], ...]
+
+
+def plan(
+    batches: Sequence[BatchReady], families: Sequence[FamilyName], known: Sequence[KnownJob], *, force: bool
+) -> Plan:
+    """What is missing: every batch and family without a model.
+
+    Forced: the last batch again, which is trained on the rows of all batches; models of fewer rows would be of no use.
+    What is on its way is waited for and not doubled: it would give the same bytes.
+    """
+    on_their_way: list[UUID] = []
+    again: list[UUID] = []
+    new: list[tuple[BatchReady, FamilyName]] = []
+    for batch in batches[-1:] if force else batches:
+        for family in families:
+            jobs = [job for job in known if (job.batch, job.family) == (batch.batch, family)]
+            if not force and any(job.status == "done" for job in jobs):
+                continue
+            open_jobs = [job.job_id for job in jobs if job.status in {"queued", "running"}]
+            failed = [job.job_id for job in jobs if job.status == "failed" and not job.forced and not force]
+            on_their_way += open_jobs
+            if not open_jobs and failed:
+                again += failed
+            elif not open_jobs:
+                new.append((batch, family))
+    return Plan(tuple(on_their_way), tuple(again), tuple(new))
+
+
+def describe_failures(failures: Sequence[tuple[str, int, str]], fits: int) -> str:
+    """One line on fits (family, batch, error) that were given up."""
+    said = "; ".join(f"{family} on batches 1..{batch}: {error}" for family, batch, error in failures)
+    return f"{len(failures)} of {fits} fits failed: {said}"
 
 
 def model_name(family: FamilyName) -> str:

@@ -19,5 +19,9 @@ class BadTrainingData(Exception):  # noqa: N818
     """The rows are not what the event announced, or nothing can be learned from them."""
 
 
+class NothingToTrainOn(Exception):  # noqa: N818
+    """A request asks for data that is not there. The message says what to do, to whoever asked."""
+
+
 class ParityBroken(Exception):  # noqa: N818
     """The exported bundle does not give the fitted model's risks."""

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import structlog
-from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, ConfigDict, Field
 
-from readmit_chassis.envelope import Envelope
-from readmit_chassis.failures import Transient
-from readmit_contracts.events import BatchReady
+from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.failures import BadMessage, Transient
+from readmit_contracts.events import BatchReady, TrainedModel, TrainingRequested
 from readmit_trainer.domain import FamilyName
 from readmit_trainer.store import JobStore
+from readmit_trainer.trainings import TrainingStore
 
 log = structlog.get_logger()
+
+#: What both Kafka and HTTP do with a request for training.
+AskForTraining = Callable[[TrainingRequested, Envelope], Awaitable[None]]
+
+_INT4 = 2**31 - 1
+#: PostgreSQL keeps no NUL.
+_TEXT = r"^[^\x00]*$"
 
 
 def on_batch_ready(
@@ -38,10 +46,29 @@ def on_batch_ready(
     return handle
 
 
+def on_training_requested(
+    store: TrainingStore, families: tuple[FamilyName, ...], code_version: str, wake: Callable[[], None]
+) -> AskForTraining:
+    """Note the request, queue what it takes and return at once; `training.finished` tells of its end."""
+
+    async def handle(event: TrainingRequested, envelope: Envelope) -> None:
+        try:
+            await store.request(event, envelope, families, code_version)
+        except psycopg.OperationalError as error:
+            raise Transient(f"database not reachable: {error}") from error
+        except psycopg.DataError as error:
+            raise BadMessage(f"the request cannot be stored: {error}") from error
+        log.info("training_requested", request_id=str(event.request_id), force=event.force)
+        wake()
+
+    return handle
+
+
 class JobView(BaseModel):
-    """One training job."""
+    """One training job. `request_id`: the request that forced it, if one did."""
 
     job_id: UUID
+    request_id: UUID | None
     dataset_version: int
     batch: int
     family: str
@@ -66,7 +93,71 @@ def jobs_router(store: JobStore) -> APIRouter:
     router = APIRouter(tags=["jobs"])
 
     @router.get("/jobs")
-    async def list_jobs(dataset_version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None) -> JobsView:
+    async def list_jobs(dataset_version: Annotated[int | None, Query(ge=1, le=_INT4)] = None) -> JobsView:
         return JobsView(jobs=[JobView(**asdict(job)) for job in await store.jobs(dataset_version)])
+
+    return router
+
+
+class Request(BaseModel):
+    """Body of `POST /trainings`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[str, Field(min_length=1, max_length=500, pattern=_TEXT, description="why, for the record")]
+    requested_by: Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT)] = "rest"
+    dataset_version: Annotated[int | None, Field(ge=1, le=_INT4, description="without it, the newest")] = None
+    force: Annotated[bool, Field(description="train the last batch again, though nothing is missing")] = False
+
+
+class Accepted(BaseModel):
+    """The request is noted and will be worked on."""
+
+    request_id: UUID
+
+
+class TrainingView(BaseModel):
+    """One request and how far it is. `models` are there once it has ended, as in `training.finished`."""
+
+    request_id: UUID
+    reason: str
+    requested_by: str
+    requested_at: datetime
+    force: bool
+    status: Literal["running", "done", "unchanged", "failed"]
+    dataset_version: int | None
+    fits_total: int
+    fits_ended: int
+    models: list[TrainedModel]
+    error: str | None
+    finished_at: datetime | None
+
+
+class TrainingsView(BaseModel):
+    """The latest requests, newest first."""
+
+    trainings: list[TrainingView]
+
+
+def trainings_router(store: TrainingStore, ask: AskForTraining) -> APIRouter:
+    """`/trainings`. `ask` is what `training.requested` does."""
+    router = APIRouter(tags=["trainings"])
+
+    @router.post("/trainings", status_code=202)
+    async def ask_for_training(request: Request) -> Accepted:
+        event = TrainingRequested(request_id=uuid4(), requested_at=datetime.now(UTC), **request.model_dump())
+        await ask(event, new_envelope(event.EVENT_TYPE, source="trainer", subject=str(event.request_id)))
+        return Accepted(request_id=event.request_id)
+
+    @router.get("/trainings")
+    async def list_trainings() -> TrainingsView:
+        return TrainingsView(trainings=[TrainingView.model_validate(asdict(each)) for each in await store.trainings()])
+
+    @router.get("/trainings/{request_id}")
+    async def show_training(request_id: UUID) -> TrainingView:
+        found = await store.training(request_id)
+        if found is None:
+            raise HTTPException(404, f"no training has the id {request_id}; GET /trainings lists the latest")
+        return TrainingView.model_validate(asdict(found))
 
     return router

@@ -18,8 +18,7 @@ from readmit_chassis.outbox import enqueue
 from readmit_contracts.events import MODEL_STREAM, BatchReady, ModelRegistered
 from readmit_contracts.topics import MODEL_REGISTERED
 from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FamilyName, FitDone, FitTask
-
-SCHEMA = "training"
+from readmit_trainer.trainings import SCHEMA, end_requests, lock_jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class Job:
     """One job, as `GET /jobs` shows it."""
 
     job_id: UUID
+    request_id: UUID | None
     dataset_version: int
     batch: int
     family: str
@@ -64,11 +64,12 @@ class JobStore:
         async with self._pool.connection() as connection:
             if not await first_time(connection, SCHEMA, "trainer", envelope.id):
                 return 0
+            await lock_jobs(connection)
             cursor = await connection.execute(
                 "INSERT INTO training.jobs (dataset_version, batch, family, family_rank, code_version, event, headers)"
                 " SELECT %s, %s, family, rank, %s, %s, %s"
                 " FROM unnest(%s::text[], %s::int[]) AS wanted (family, rank)"
-                " ON CONFLICT (dataset_version, batch, family, code_version) DO NOTHING",
+                " ON CONFLICT (dataset_version, batch, family, code_version, request_id) DO NOTHING",
                 (
                     event.dataset_version, event.batch, code_version, Jsonb(event.model_dump(mode="json")),
                     Jsonb(envelope.headers()), list(families), [FAMILIES.index(family) for family in families],
@@ -82,10 +83,15 @@ class JobStore:
             cursor = await connection.execute(
                 "UPDATE training.jobs SET status = 'failed', finished_at = now(), lease_token = NULL,"
                 " error = 'the trainer died in each of ' || attempts || ' attempts'"
-                " WHERE status = 'running' AND lease_until < now() AND attempts >= %s RETURNING family",
+                " WHERE job_id IN (SELECT job_id FROM training.jobs"
+                "   WHERE status = 'running' AND lease_until < now() AND attempts >= %s FOR UPDATE SKIP LOCKED)"
+                " RETURNING job_id, family",
                 (MAX_ATTEMPTS,),
             )
-            return [str(row[0]) for row in await cursor.fetchall()]
+            abandoned = await cursor.fetchall()
+            if abandoned:
+                await end_requests(connection, [row[0] for row in abandoned])
+            return [str(row[1]) for row in abandoned]
 
     async def lease(self) -> Lease | None:
         """Take the first open job, in the order of batches, then of families; None when there is nothing to do."""
@@ -98,34 +104,44 @@ class JobStore:
                 "   WHERE (status = 'queued' AND not_before <= now())"
                 "      OR (status = 'running' AND lease_until < now() AND attempts < %(max)s)"
                 "   ORDER BY dataset_version, batch, family_rank FOR UPDATE SKIP LOCKED LIMIT 1)"
-                " RETURNING job_id, family, code_version, event, headers, attempts",
+                " RETURNING job_id, family, code_version, event, headers, attempts, request_id",
                 {"token": token, "lease_s": self._lease_s, "max": MAX_ATTEMPTS},
             )
             row = await cursor.fetchone()
         if row is None:
             return None
         batch = BatchReady.model_validate(row["event"])
-        task = FitTask(row["job_id"], batch, row["family"], row["code_version"])
+        task = FitTask(row["job_id"], batch, row["family"], row["code_version"], row["request_id"])
         return Lease(token, task, row["attempts"], row["headers"])
 
     async def extend(self, lease: Lease) -> bool:
         """Heartbeat. False: the lease is lost."""
-        return await self._update(lease, "lease_until = now() + %(lease_s)s * interval '1 second'")
+        async with self._pool.connection() as connection:
+            return await self._update(connection, lease, "lease_until = now() + %(lease_s)s * interval '1 second'")
 
     async def release(self, lease: Lease, reason: str, pause_s: float, *, counts: bool) -> bool:
         """Back into the queue for another attempt after a pause; this one counts or not."""
-        return await self._update(
-            lease,
-            "status = 'queued', lease_token = NULL, error = %(error)s, attempts = attempts - %(uncounted)s,"
-            " not_before = now() + %(pause_s)s * interval '1 second'",
-            {"error": reason, "pause_s": pause_s, "uncounted": 0 if counts else 1},
-        )
+        async with self._pool.connection() as connection:
+            return await self._update(
+                connection,
+                lease,
+                "status = 'queued', lease_token = NULL, error = %(error)s, attempts = attempts - %(uncounted)s,"
+                " not_before = now() + %(pause_s)s * interval '1 second'",
+                {"error": reason, "pause_s": pause_s, "uncounted": 0 if counts else 1},
+            )
 
     async def give_up(self, lease: Lease, reason: str) -> bool:
         """No further attempt."""
-        return await self._update(
-            lease, "status = 'failed', lease_token = NULL, error = %(error)s, finished_at = now()", {"error": reason}
-        )
+        async with self._pool.connection() as connection:
+            given_up = await self._update(
+                connection,
+                lease,
+                "status = 'failed', lease_token = NULL, error = %(error)s, finished_at = now()",
+                {"error": reason},
+            )
+            if given_up:
+                await end_requests(connection, [lease.task.job_id])
+            return given_up
 
     async def finish(self, lease: Lease, done: FitDone) -> bool:
         """The job's result and its `model.registered`, in one transaction; False, and neither, if the lease is lost."""
@@ -151,14 +167,15 @@ class JobStore:
             await enqueue(
                 connection, SCHEMA, topic=MODEL_REGISTERED.name, key=MODEL_STREAM, event=event, envelope=envelope
             )
+            await end_requests(connection, [lease.task.job_id])
         return True
 
     async def jobs(self, dataset_version: int | None) -> list[Job]:
         """All jobs, or those of one dataset version, in working order."""
         async with self._pool.connection() as connection:
             cursor = await connection.cursor(row_factory=class_row(Job)).execute(
-                "SELECT job_id, dataset_version, batch, family, status, attempts, fit_seconds, auroc, model_version,"
-                " error, started_at, finished_at FROM training.jobs"
+                "SELECT job_id, request_id, dataset_version, batch, family, status, attempts, fit_seconds, auroc,"
+                " model_version, error, started_at, finished_at FROM training.jobs"
                 " WHERE dataset_version = %(version)s OR %(version)s::int IS NULL"
                 " ORDER BY dataset_version, batch, family_rank, created_at",
                 {"version": dataset_version},
@@ -183,12 +200,13 @@ class JobStore:
             row = await cursor.fetchone()
         return int(row[0]) if row else 0
 
-    async def _update(self, lease: Lease, assignments: str, values: dict[str, Any] | None = None) -> bool:
+    async def _update(
+        self, connection: AsyncConnection[Any], lease: Lease, assignments: str, values: dict[str, Any] | None = None
+    ) -> bool:
         parameters = {"job_id": lease.task.job_id, "token": lease.token, "lease_s": self._lease_s, **(values or {})}
-        async with self._pool.connection() as connection:
-            query = (
-                f"UPDATE training.jobs SET {assignments}"  # noqa: S608  our own literals
-                " WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'"
-            )
-            cursor = await connection.execute(query.encode(), parameters)
-            return cursor.rowcount == 1
+        query = (
+            f"UPDATE training.jobs SET {assignments}"  # noqa: S608  our own literals
+            " WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'"
+        )
+        cursor = await connection.execute(query.encode(), parameters)
+        return cursor.rowcount == 1

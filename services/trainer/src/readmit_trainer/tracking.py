@@ -88,6 +88,7 @@ def _experiment(client: MlflowClient) -> str:
 def _parent_run(client: MlflowClient, experiment: str, task: FitTask) -> str:
     event = task.batch
     name = f"dataset-{event.dataset_version}-batch-{event.batch}"
+    key = f"{event.content_sha256}-{event.batch}-{task.code_version}"
     tags = {
         "dataset_version": str(event.dataset_version),
         "content_sha256": event.content_sha256,
@@ -95,7 +96,9 @@ def _parent_run(client: MlflowClient, experiment: str, task: FitTask) -> str:
         "synthetic": str(event.synthetic).lower(),
         "code_version": task.code_version,
     }
-    key = f"{event.content_sha256}-{event.batch}-{task.code_version}"
+    if task.request_id is not None:  # what was trained again on request stands beside what the batch gave rise to
+        name, key = f"{name}-again", f"{key}-{task.request_id}"
+        tags["request_id"] = str(task.request_id)
     return _run(client, experiment, _BATCH_TAG, key, name, tags)
 
 
