@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from readmit_contracts.encounter import COLUMNS, example_encounter
 from readmit_contracts.prediction import Prediction, Problem
@@ -144,3 +146,25 @@ async def test_any_json_gets_a_prediction_or_a_problem(service: Service, body: A
 @given(body=st.binary(max_size=200))
 async def test_any_bytes_get_a_problem(service: Service, body: bytes) -> None:
     assert (await post(service, body)).status in {400, 422}
+
+
+class Broken:
+    """A model with a bug."""
+
+    threshold = 0.5
+
+    def score_values(self, _: object) -> float:
+        raise ZeroDivisionError
+
+
+async def test_a_bug_is_a_500_that_says_nothing_of_the_patient_and_is_counted_as_our_failure(service: Service) -> None:
+    def failed() -> float:
+        return REGISTRY.get_sample_value("prediction_requests_total", {"outcome": "failed"}) or 0.0
+
+    before, serving = failed(), service.champion.serving
+    assert serving is not None
+    service.champion.serving = replace(serving, model=Broken())  # type: ignore[arg-type]  that is the point
+    problem = await post(service, json.dumps(example_encounter() | {"age": "[40-50)"}).encode())
+    assert problem.status == 500
+    assert "40-50" not in problem.model_dump_json()
+    assert failed() == before + 1

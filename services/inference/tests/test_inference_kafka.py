@@ -8,17 +8,23 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from aiokafka import AIOKafkaConsumer
 from faststream.kafka import KafkaBroker
+from prometheus_client import REGISTRY
 
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.settings import KafkaSettings
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted
-from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED
+from readmit_contracts.encounter import example_encounter
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionMade
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, TOPICS
 from readmit_inference.settings import Settings
 from readmit_inference.testing import promote, running, tiny_bundle, until
 
 pytestmark = pytest.mark.stack
+
+
+async def create_all(address: str) -> None:
+    await create_topics(address, [(topic.name, topic.partitions, topic.config()) for topic in TOPICS])
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +32,7 @@ def kafka() -> Iterator[KafkaSettings]:
     from readmit_chassis.testing import embedded_kafka  # noqa: PLC0415  its parts are there only for stack tests
 
     with embedded_kafka() as address:
-        topics = [(topic.name, topic.partitions, topic.config()) for topic in (MODEL_PROMOTED, MODEL_LOADED)]
-        asyncio.run(create_topics(address, topics))
+        asyncio.run(create_all(address))
         yield KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
 
 
@@ -91,3 +96,66 @@ async def test_what_cannot_be_read_on_the_topic_is_skipped(
     await announce(promoter, promote(store, tiny_bundle(4), epoch=9))
     async with running(settings.model_copy(update={"kafka": kafka}), store) as service:
         await until(lambda: service.champion.settled == 9)
+
+
+async def test_every_answer_becomes_an_event(kafka: KafkaSettings, settings: Settings, store: MemoryStore) -> None:
+    """Also those that are still in memory when the pod is asked to stop."""
+    async with running(settings.model_copy(update={"kafka": kafka, "pod_id": "logging"}), store) as service:
+        await service.settle(promote(store, tiny_bundle(5), epoch=1))
+        answers = {}
+        for number in range(700):
+            answer = (await service.predict(example_encounter() | {"num_lab_procedures": number % 100})).json()
+            answers[answer["prediction_id"]] = answer
+    events = await logged(kafka, len(answers))
+    assert {str(event.prediction_id) for event in events} == set(answers)
+    for event in events:
+        answer = answers[str(event.prediction_id)]
+        assert (event.risk, event.epoch, event.pod_id) == (answer["risk"], answer["model"]["epoch"], "logging")
+
+
+async def logged(kafka: KafkaSettings, count: int) -> list[PredictionMade]:
+    """The first events of `prediction.made`, as a consumer would read them."""
+    consumer = AIOKafkaConsumer(
+        PREDICTION_MADE.name, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    found: list[PredictionMade] = []
+    try:
+        async with asyncio.timeout(30):
+            while len(found) < count:
+                record = await consumer.getone()
+                event = PredictionMade.model_validate_json(record.value)
+                envelope = Envelope.from_headers({name: value.decode() for name, value in record.headers})
+                assert envelope.id == event.prediction_id
+                assert record.key.decode() == envelope.subject == str(event.prediction_id)
+                found.append(event)
+    finally:
+        await consumer.stop()
+    return found
+
+
+async def test_a_kafka_that_dies_fails_no_request_and_holds_no_shutdown_up(
+    settings: Settings, store: MemoryStore
+) -> None:
+    from readmit_chassis.testing import embedded_kafka  # noqa: PLC0415  its parts are there only for stack tests
+
+    full, lost = dropped("full"), dropped("shutdown")
+    with embedded_kafka() as address:
+        await create_all(address)
+        own = KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
+        pod = running(settings.model_copy(update={"kafka": own, "log_capacity": 50}), store)
+        service = await pod.__aenter__()
+        await service.settle(promote(store, tiny_bundle(6), epoch=1))
+        assert (await service.predict(example_encounter())).status_code == 200
+        assert len(await logged(own, 1)) == 1
+    try:
+        for _ in range(400):
+            assert (await service.predict(example_encounter())).status_code == 200
+    finally:
+        async with asyncio.timeout(30):
+            await pod.__aexit__(None, None, None)
+    assert (dropped("full") - full) + (dropped("shutdown") - lost) == 400
+
+
+def dropped(reason: str) -> float:
+    return REGISTRY.get_sample_value("prediction_log_dropped_total", {"reason": reason}) or 0.0

@@ -11,7 +11,7 @@ import pytest
 from readmit_contracts.prediction import Prediction, ServingModel
 from readmit_ui.clients import Services
 
-NAMES = ("inference", "ingestor", "trainer", "promoter")
+NAMES = ("inference", "ingestor", "trainer", "promoter", "monitor")
 Handler = Callable[[httpx.Request], httpx.Response]
 
 

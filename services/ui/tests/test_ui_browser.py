@@ -26,9 +26,19 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
+DRIFTED = {
+    "state": "drifted", "min_rows": 500, "window_rows": 2000, "window_to": "2026-11-25T04:00:00Z",
+    "reference_dataset_version": 1, "reference_rows": 69512,
+    "figures": [
+        {"feature": "payer_code", "psi": 0.4123, "threshold": 0.2, "drifted": True},
+        {"feature": "number_inpatient", "psi": 0.0412, "threshold": 0.2, "drifted": False},
+    ],
+    "risk": {"feature": "risk", "psi": 0.01, "threshold": 0.2, "drifted": False},
+}  # fmt: skip
+
 
 class FakeServices:
-    """Inference with a synthetic model and a promoter; the ingestor and the trainer are away."""
+    """Inference with a synthetic model, a promoter, a monitor; the ingestor and the trainer are away."""
 
     def __init__(self, prediction: Prediction, model: ServingModel) -> None:
         self._prediction = prediction.model_copy(update={"model": model.model_copy(update={"synthetic": True})})
@@ -39,6 +49,8 @@ class FakeServices:
                 return httpx.Response(200, json={"status": "ok", "model": self._prediction.model.model_dump()})
             case "inference", "/predict":
                 return self._predict(request)
+            case "monitor", "/drift":
+                return httpx.Response(200, json=DRIFTED)
             case "promoter", path:
                 return httpx.Response(200, json={path.strip("/"): []})
             case _:
@@ -56,7 +68,7 @@ class FakeServices:
 def address(prediction: Prediction, model: ServingModel) -> Iterator[str]:
     """The UI on a free port, in a thread."""
     client = httpx.AsyncClient(transport=httpx.MockTransport(FakeServices(prediction, model)))
-    urls = {f"{name}_url": f"http://{name}" for name in ("inference", "ingestor", "trainer", "promoter")}
+    urls = {f"{name}_url": f"http://{name}" for name in ("inference", "ingestor", "trainer", "promoter", "monitor")}
     app = make_app(Settings.model_validate(urls), client)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -124,5 +136,6 @@ def test_the_loop_shows_what_is_there_and_what_is_away(browser: Browser, address
     page, unwanted = open_page(browser, address, locale="en-US")
     page.get_by_role("tab", name=ENGLISH.tab_loop).click()
     page.locator("#table-pods", has_text=ENGLISH.nothing_yet).wait_for()
+    page.locator("#table-drift .rm-state", has_text=ENGLISH.drift_states["drifted"]).wait_for()
     page.locator("#table-jobs", has_text=re.compile(ENGLISH.away)).wait_for()
     assert unwanted == []

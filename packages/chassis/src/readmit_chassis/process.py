@@ -68,6 +68,8 @@ def serve(app: Any, *, host: str, port: int, process: Process) -> int:
             access_log=False,
             lifespan="on",
             timeout_graceful_shutdown=20,
+            # Longer than clients and balancers keep an idle connection: at 5 s their next request races its close.
+            timeout_keep_alive=75,
             server_header=False,
         )
     )

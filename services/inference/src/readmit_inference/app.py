@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -16,19 +16,28 @@ from readmit_chassis.kafka import follow, keep_starting, make_broker, publish
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore
 from readmit_contracts.events import ModelLoaded, ModelPromoted
-from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE
 from readmit_inference import problems
 from readmit_inference.announcer import Announcer
+from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
 from readmit_inference.handlers import prediction_router, state_router
+from readmit_inference.prediction_event import encoder
+from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
 
 SOURCE = "readmit-inference"
+_LOG_DRAIN_S = 3.0
 
 
-def make_app(settings: Settings, store: ObjectStore, process: Process) -> FastAPI:
-    """The service. Kafka and the store may be away at start: what the cache holds is served."""
+def make_app(
+    settings: Settings, store: ObjectStore, process: Process, on_warm: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The service. Kafka and the store may be away at start: what the cache holds is served.
+
+    `on_warm` is called once everything is imported.
+    """
     health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)
 
@@ -50,18 +59,28 @@ def make_app(settings: Settings, store: ObjectStore, process: Process) -> FastAP
 
     follow(broker, topic=MODEL_PROMOTED.name, event_type=ModelPromoted, handle=on_promoted, process=process)
 
+    publisher = BatchPublisher(settings.kafka, SOURCE, PREDICTION_MADE.name)
+    encode = encoder(settings.pod_id, SOURCE, settings.pseudonym_key)
+    log = PredictionLog(encode, publisher.publish, capacity=settings.log_capacity) if settings.log_predictions else None
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await champion.restore()
+        background = [champion.run(), _talk(broker, announcer), _warm_up(on_warm)]
+        if log is not None:
+            background.append(log.run())
         try:
-            async with process.background(champion.run(), _talk(broker, announcer), asyncio.to_thread(preload)):
+            async with process.background(*background):
                 yield
+                if log is not None:
+                    await log.finish(_LOG_DRAIN_S)
         finally:
+            await publisher.close()
             await broker.stop()
 
     app = FastAPI(title="Readmit inference", summary="Risk of readmission within 30 days", lifespan=lifespan)
     problems.install(app)
-    app.include_router(prediction_router(champion, settings.max_body_bytes))
+    app.include_router(prediction_router(champion, settings.max_body_bytes, log))
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
     app.state.champion = champion
@@ -71,3 +90,8 @@ def make_app(settings: Settings, store: ObjectStore, process: Process) -> FastAP
 async def _talk(broker: KafkaBroker, announcer: Announcer) -> None:
     await keep_starting(broker)
     await announcer.run()
+
+
+async def _warm_up(on_warm: Callable[[], None]) -> None:
+    await asyncio.to_thread(preload)
+    on_warm()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import uuid4
 
 from readmit_bundle import Bundle, BundleRefused, Model, load_model
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.events import ModelPromoted
 from readmit_contracts.prediction import Prediction, ServingModel
-from readmit_features.cleaning import clean_encounter
+from readmit_features.cleaning import Value, clean_encounter
 from readmit_inference.errors import InvalidEncounter, NoModel
 
 _WARM_UP_ROWS = 20
@@ -23,6 +24,14 @@ class Serving:
     model: Model
     promoted: ModelPromoted
     named: ServingModel
+
+
+class Answered(NamedTuple):
+    """An answer, the cleaned values that it was given for, and the model that gave it."""
+
+    prediction: Prediction
+    values: dict[str, Value]
+    serving: Serving
 
 
 def prepare(bundle: Bundle, promoted: ModelPromoted) -> Serving:
@@ -52,7 +61,7 @@ def prepare(bundle: Bundle, promoted: ModelPromoted) -> Serving:
     return serving
 
 
-def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Prediction:
+def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Answered:
     """Clean and score one encounter, in tens of microseconds.
 
     Raises `InvalidEncounter` with every field that can't be understood, `NoModel` before the first promotion.
@@ -64,7 +73,7 @@ def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Predict
         raise NoModel("No model has been promoted yet, or it is still loading. Try again in a few seconds.")
     model = serving.model
     risk = model.score_values(cleaned.values)
-    return Prediction(
+    prediction = Prediction(
         prediction_id=uuid4(),
         risk=risk,
         readmitted_within_30_days=risk >= model.threshold,
@@ -72,3 +81,4 @@ def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Predict
         model=serving.named,
         warnings=[*cleaned.warnings, *model.encoder.unseen(cleaned.values)],
     )
+    return Answered(prediction, cleaned.values, serving)

@@ -23,6 +23,7 @@ from readmit_inference.errors import (
     PredictionRefused,
     WrongContentType,
 )
+from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.problems import openapi_responses, refusal_response
 
 _JSON_TYPE = re.compile(r"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
@@ -30,6 +31,7 @@ _JSON_TYPE = re.compile(r"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
 _ANSWERED = metrics.REQUESTS.labels("answered")
 _REFUSED = metrics.REQUESTS.labels("refused")
 _NO_MODEL = metrics.REQUESTS.labels("no_model")
+_FAILED = metrics.REQUESTS.labels("failed")
 _VERDICTS = {verdict: metrics.PREDICTIONS.labels(str(verdict).lower()) for verdict in (True, False)}
 
 _OPENAPI_BODY: dict[str, Any] = {
@@ -40,8 +42,8 @@ _OPENAPI_BODY: dict[str, Any] = {
 }
 
 
-def prediction_router(champion: Champion, max_body_bytes: int) -> APIRouter:
-    """`POST /predict`."""
+def prediction_router(champion: Champion, max_body_bytes: int, log: PredictionLog | None) -> APIRouter:
+    """`POST /predict`; answers are kept in `log`, if there is one."""
     router = APIRouter(tags=["prediction"])
 
     @router.post("/predict", response_model=Prediction, responses=openapi_responses(), openapi_extra=_OPENAPI_BODY)
@@ -54,16 +56,25 @@ def prediction_router(champion: Champion, max_body_bytes: int) -> APIRouter:
         started = time.perf_counter()
         try:
             encounter = decode(await read_body(request, max_body_bytes))
-            prediction = predict(champion.serving, encounter)
+            answered = predict(champion.serving, encounter)
         except PredictionRefused as refused:
             (_NO_MODEL if isinstance(refused, NoModel) else _REFUSED).inc()
             metrics.ERRORS.labels(refused.code).inc()
             response = refusal_response(refused)
+            metrics.LATENCY.observe(time.perf_counter() - started)
+        except Exception:  # a bug: counted here, answered with 500 and logged where all are
+            _FAILED.inc()
+            metrics.ERRORS.labels("internal").inc()
+            raise
         else:
+            prediction = answered.prediction
             _ANSWERED.inc()
             _VERDICTS[prediction.readmitted_within_30_days].inc()
             response = Response(prediction.model_dump_json(), media_type="application/json")
-        metrics.LATENCY.observe(time.perf_counter() - started)
+            latency_s = time.perf_counter() - started
+            metrics.LATENCY.observe(latency_s)
+            if log is not None:
+                log.add(answered, latency_s)
         return response
 
     return router

@@ -6,7 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter(
     "prediction_requests",
-    "Requests to /predict by outcome (answered, refused, no_model). More no_model: look at model_loads_total.",
+    "Requests to /predict by outcome (answered, refused, no_model, failed). More no_model: look at model_loads_total; "
+    "failed: a bug, its traceback is in the log.",
     ["outcome"],
 )
 PREDICTIONS = Counter(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from readmit_chassis.settings import KafkaSettings, S3Settings, service_config
@@ -23,3 +23,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     s3: S3Settings
     max_body_bytes: int = Field(default=64 * 1024, ge=1024)
+    log_predictions: bool = True
+    log_capacity: int = Field(default=10_000, ge=1)
+    #: Short keys can be guessed, and with the key every patient's number.
+    pseudonym_key: SecretStr | None = Field(default=None, min_length=16)

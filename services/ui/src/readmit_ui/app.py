@@ -35,6 +35,7 @@ def make_app(settings: Settings, http: httpx.AsyncClient | None = None) -> FastA
             "ingestor": settings.ingestor_url,
             "trainer": settings.trainer_url,
             "promoter": settings.promoter_url,
+            "monitor": settings.monitor_url,
         },
     )
     health = Health()

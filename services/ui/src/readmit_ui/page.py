@@ -11,12 +11,16 @@ import gradio as gr
 from readmit_contracts.encounter import Group, Kind
 from readmit_ui import rendering
 from readmit_ui.clients import Services
+from readmit_ui.drift import DRIFT, DriftPanel
 from readmit_ui.form import GROUPS, Control, Field, Value, encounter_of, fields, is_common
-from readmit_ui.tables import TABLES
+from readmit_ui.tables import TABLES, Table
 from readmit_ui.texts import Texts
 
 #: Fields whose names or values need the room of two, besides code tables and open vocabularies.
 _WIDE = {"max_glu_serum", "a1cresult", "change", "diabetesmed"}
+
+#: What the loop's tab shows, from top to bottom: nearest to the patient first.
+_PANELS: tuple[Table | DriftPanel, ...] = (TABLES[0], DRIFT, *TABLES[1:])
 
 #: For every event: no veil over the page, not in the public API, not one at a time.
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 32}
@@ -105,12 +109,12 @@ def _loop_tab(tab: gr.Tab, texts: Texts, services: Services, refresh_s: float) -
         words = texts.refreshes_itself.format(seconds=f"{refresh_s:g}")
         gr.HTML(f'<p class="rm-serving">{words}</p>', padding=False)
         button = gr.Button(texts.refresh, size="sm", scale=0, min_width=120)
-    shown = [gr.HTML(elem_id=f"table-{table.name}", padding=False) for table in TABLES]
+    shown = [gr.HTML(elem_id=f"table-{panel.name}", padding=False) for panel in _PANELS]
     timer = gr.Timer(refresh_s, active=False)
 
     async def refresh() -> list[str]:
-        documents = await asyncio.gather(*(services.get(table.service, table.path) for table in TABLES))
-        return [table.render(document, texts) for table, document in zip(TABLES, documents, strict=True)]
+        documents = await asyncio.gather(*(services.get(panel.service, panel.path) for panel in _PANELS))
+        return [panel.render(document, texts) for panel, document in zip(_PANELS, documents, strict=True)]
 
     gr.on([button.click, timer.tick, tab.select], refresh, None, shown, **_QUIET)
     tab.select(lambda: gr.Timer(active=True), None, timer, **_QUIET)

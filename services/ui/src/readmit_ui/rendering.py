@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -141,19 +142,32 @@ def _notice(level: str, title: str, detail: str, items: str = "") -> str:
     )
 
 
-def table(title: str, head: Iterable[str], rows: list[list[str]] | None, texts: Texts) -> str:
-    """A titled table of text; `rows` None means that its service is away."""
+def table(title: str, head: Iterable[str], rows: list[list[str]] | None, texts: Texts, intro: str = "") -> str:
+    """A titled table of text below `intro` (HTML); `rows` None means that its service is away."""
     if rows is None:
         body = f'<p class="rm-away">{escape(texts.away)}</p>'
     elif not rows:
-        body = f"<p>{escape(texts.nothing_yet)}</p>"
+        body = "" if intro else f"<p>{escape(texts.nothing_yet)}</p>"
     else:
         names = "".join(f"<th>{escape(name)}</th>" for name in head)
         lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
         body = f'<div class="rm-scroll"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
-    return f'<section class="rm-table"><h3>{escape(title)}</h3>{body}</section>'
+    return f'<section class="rm-table"><h3>{escape(title)}</h3>{intro}{body}</section>'
 
 
 def state(value: object, words: Mapping[str, str]) -> str:
     """A status in the page's language; one that is new to this page as it came."""
     return words.get(str(value), str(value))
+
+
+def figure(value: object, decimals: int) -> str:
+    """A number with so many decimals; anything else is empty."""
+    return f"{value:.{decimals}f}" if isinstance(value, int | float) else ""
+
+
+def when(value: object) -> str:
+    """A moment, to the second; what is none is empty."""
+    try:
+        return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return ""

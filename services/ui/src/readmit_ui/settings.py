@@ -19,5 +19,6 @@ class Settings(BaseSettings):
     ingestor_url: str = "http://127.0.0.1:30611"
     trainer_url: str = "http://127.0.0.1:30612"
     promoter_url: str = "http://127.0.0.1:30613"
+    monitor_url: str = "http://127.0.0.1:30614"
     timeout_s: float = Field(default=5.0, gt=0)
     refresh_s: float = Field(default=5.0, ge=1)

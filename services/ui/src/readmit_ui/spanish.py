@@ -177,19 +177,34 @@ SPANISH = Texts(
     nothing_yet="Aún nada.",
     tables={
         "datasets": "Conjuntos de datos y lotes", "jobs": "Entrenamientos", "decisions": "Decisiones",
-        "pods": "Quién sirve qué",
+        "pods": "Quién sirve qué", "drift": "Deriva",
     },
     columns={
         "dataset": "Conjunto", "batch": "Lote", "rows": "Filas", "positives": "Reingresos", "synthetic": "Sintético",
         "created": "Creado", "family": "Familia", "status": "Estado", "attempts": "Intentos", "seconds": "Segundos",
         "auroc": "AUROC", "version": "Versión", "model": "Modelo", "outcome": "Resultado",
         "difference": "Diferencia (90 %)", "epoch": "Época", "reason": "Motivo", "decided": "Decidido", "pod": "Pod",
-        "load_ms": "Carga (ms)", "at": "Cuándo", "digest": "Huella",
+        "load_ms": "Carga (ms)", "at": "Cuándo", "digest": "Huella", "feature": "Variable", "psi": "PSI",
+        "threshold": "Umbral",
     },
     states={
         "queued": "en cola", "running": "en curso", "done": "terminado", "failed": "fallido", "promoted": "promovido",
         "rejected": "rechazado", "serving": "sirviendo", "refused": "rechazado por el pod",
     },
+    drift_states={
+        "no_predictions": "nada que juzgar", "no_reference": "nada con que comparar",
+        "too_few": "muy pocas para juzgar", "stable": "estable", "drifted": "hay deriva",
+    },
+    drift_details={
+        "no_predictions": "Nadie ha pedido todavía una predicción.",
+        "no_reference": "{window_rows} predicciones, y aún no hay filas de entrenamiento para este tipo de modelo.",
+        "too_few": "{window_rows} predicciones de las {min_rows} que hacen falta para juzgar.",
+        "stable": "Las últimas {window_rows} predicciones (hasta {window_to}) se parecen a las {reference_rows} filas "
+        "de entrenamiento del conjunto {reference_dataset_version}.",
+        "drifted": "Las últimas {window_rows} predicciones (hasta {window_to}) difieren de las {reference_rows} filas "
+        "de entrenamiento del conjunto {reference_dataset_version}.",
+    },
+    drift_risk="Riesgo (desde que el modelo está en servicio)",
     yes="sí",
     no="no",
 )  # fmt: skip

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from readmit_contracts.events import MODEL_STREAM
-from readmit_ui.rendering import state, table
+from readmit_ui.rendering import figure, state, table, when
 from readmit_ui.texts import Texts
 
 _SHOWN = 30
@@ -50,7 +49,7 @@ def _batches(dataset: Mapping[str, Any], texts: Texts) -> list[Row]:
             "rows": _text(batch.get("rows")),
             "positives": _text(batch.get("positives")),
             "synthetic": texts.yes if dataset.get("synthetic") else texts.no,
-            "created": _when(batch.get("created_at")),
+            "created": when(batch.get("created_at")),
         }
         for batch in dataset.get("batches") or []
     ]
@@ -64,8 +63,8 @@ def _job(job: Mapping[str, Any], texts: Texts) -> list[Row]:
             "family": state(job.get("family"), texts.families),
             "status": state(job.get("status"), texts.states),
             "attempts": _text(job.get("attempts")),
-            "seconds": _figure(job.get("fit_seconds"), 1),
-            "auroc": _figure(job.get("auroc"), 4),
+            "seconds": figure(job.get("fit_seconds"), 1),
+            "auroc": figure(job.get("auroc"), 4),
             "version": _text(job.get("model_version")),
             "reason": _text(job.get("error")),
         }
@@ -74,20 +73,20 @@ def _job(job: Mapping[str, Any], texts: Texts) -> list[Row]:
 
 def _decision(decision: Mapping[str, Any], texts: Texts) -> list[Row]:
     low, high = decision.get("difference_low"), decision.get("difference_high")
-    difference = _figure(decision.get("difference"), 4)
+    difference = figure(decision.get("difference"), 4)
     if difference and low is not None and high is not None:
-        difference += f" ({_figure(low, 4)}, {_figure(high, 4)})"
+        difference += f" ({figure(low, 4)}, {figure(high, 4)})"
     return [
         {
             "model": _named(decision.get("candidate"), texts),
             "dataset": _text(decision.get("dataset_version")),
             "batch": _text(decision.get("batch")),
             "outcome": state(decision.get("outcome"), texts.states),
-            "auroc": _figure(decision.get("auroc"), 4),
+            "auroc": figure(decision.get("auroc"), 4),
             "difference": difference,
             "epoch": _text(decision.get("epoch")),
             "reason": _text(decision.get("detail") or decision.get("reason")),
-            "decided": _when(decision.get("decided_at")),
+            "decided": when(decision.get("decided_at")),
         }
     ]
 
@@ -100,9 +99,9 @@ def _pod(pod: Mapping[str, Any], texts: Texts) -> list[Row]:
             "epoch": _text(pod.get("epoch")),
             "model": _named(pod.get("model"), texts),
             "digest": _text(pod.get("sha256"))[:8],
-            "load_ms": _figure(pod.get("load_ms"), 0),
+            "load_ms": figure(pod.get("load_ms"), 0),
             "reason": _text(pod.get("reason")),
-            "at": _when(pod.get("at")),
+            "at": when(pod.get("at")),
         }
     ]
 
@@ -144,14 +143,3 @@ def _named(model: Any, texts: Texts) -> str:
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)
-
-
-def _figure(value: object, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if isinstance(value, int | float) else ""
-
-
-def _when(value: object) -> str:
-    try:
-        return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return ""

@@ -57,6 +57,9 @@ class Texts:
     tables: Mapping[str, str]
     columns: Mapping[str, str]
     states: Mapping[str, str]
+    drift_states: Mapping[str, str]
+    drift_details: Mapping[str, str]
+    drift_risk: str
     yes: str
     no: str
 
@@ -167,19 +170,34 @@ ENGLISH = Texts(
     refreshes_itself="Read only. Refreshes itself every {seconds} s while this tab is open.",
     away="This service does not answer just now. The others are shown as they are.",
     nothing_yet="Nothing yet.",
-    tables={"datasets": "Datasets and batches", "jobs": "Fits", "decisions": "Decisions", "pods": "Who serves what"},
+    tables={"datasets": "Datasets and batches", "jobs": "Fits", "decisions": "Decisions", "pods": "Who serves what",
+            "drift": "Drift"},
     columns={
         "dataset": "Dataset", "batch": "Batch", "rows": "Rows", "positives": "Readmitted", "synthetic": "Synthetic",
         "created": "Created", "family": "Family", "status": "Status", "attempts": "Attempts", "seconds": "Seconds",
         "auroc": "AUROC", "version": "Version", "model": "Model", "outcome": "Outcome",
         "difference": "Difference (90 %)",
         "epoch": "Epoch", "reason": "Reason", "decided": "Decided", "pod": "Pod", "load_ms": "Load (ms)", "at": "At",
-        "digest": "Digest",
+        "digest": "Digest", "feature": "Feature", "psi": "PSI", "threshold": "Threshold",
     },
     states={
         "queued": "queued", "running": "running", "done": "done", "failed": "failed", "promoted": "promoted",
         "rejected": "rejected", "serving": "serving", "refused": "refused",
     },
+    drift_states={
+        "no_predictions": "nothing to judge", "no_reference": "nothing to compare with", "too_few": "too few to judge",
+        "stable": "stable", "drifted": "drifted",
+    },
+    drift_details={
+        "no_predictions": "Nobody has asked for a prediction yet.",
+        "no_reference": "{window_rows} predictions, and no training rows of this kind of model yet.",
+        "too_few": "{window_rows} predictions of the {min_rows} that a judgement takes.",
+        "stable": "The last {window_rows} predictions (until {window_to}) look like the {reference_rows} training rows "
+        "of dataset {reference_dataset_version}.",
+        "drifted": "The last {window_rows} predictions (until {window_to}) differ from the {reference_rows} training "
+        "rows of dataset {reference_dataset_version}.",
+    },
+    drift_risk="Risk (since the model went into service)",
     yes="yes",
     no="no",
 )  # fmt: skip

@@ -1,0 +1,93 @@
+"""An answer as `prediction.made` on the wire: bytes, headers, and no identifier of a patient."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import orjson
+from pydantic import SecretStr
+
+from readmit_chassis.envelope import new_envelope
+from readmit_contracts.encounter import COLUMNS, Kind
+from readmit_contracts.events import PredictionMade
+from readmit_features.cleaning import Value
+from readmit_inference.domain import Answered
+
+_IDENTIFIERS = tuple(column.key for column in COLUMNS if column.kind is Kind.IDENTIFIER)
+#: What the envelope of each event says anew.
+_OWN_HEADERS = frozenset({"ce_id", "ce_time", "ce_subject", "traceparent"})
+_PATIENT_KEY_DIGITS = 16
+
+
+class Record(NamedTuple):
+    """One message, ready for Kafka."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    at_ms: int
+
+
+class Logged(NamedTuple):
+    """An answer as the log keeps it until it is encoded: references, nothing computed yet."""
+
+    answered: Answered
+    latency_s: float
+    at_s: float  #: seconds since 1970
+
+
+def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callable[[Logged], Record]:
+    """What turns an answer into its message, in some microseconds; a test holds the bytes against `PredictionMade`.
+
+    The event's id is the prediction's, and so is its trace's: from a prediction's id, everything it caused is found.
+    """
+    secret = pseudonym_key.get_secret_value().encode() if pseudonym_key else None
+    envelope = new_envelope(PredictionMade.EVENT_TYPE, source=source, subject="").headers()
+    always = [(name, envelope[name].encode()) for name in envelope if name not in _OWN_HEADERS]
+
+    def encode(logged: Logged) -> Record:
+        prediction, values, serving = logged.answered
+        at = datetime.fromtimestamp(logged.at_s, UTC)
+        features = dict(values)
+        for identifier in _IDENTIFIERS:
+            features.pop(identifier, None)
+        event = {
+            "prediction_id": prediction.prediction_id,
+            "pod_id": pod_id,
+            "model": {
+                "name": serving.named.name,
+                "version": serving.named.version,
+                "family": serving.promoted.model.family,
+            },
+            "sha256": serving.named.sha256,
+            "epoch": serving.named.epoch,
+            "synthetic": serving.named.synthetic,
+            "risk": prediction.risk,
+            "threshold": prediction.threshold,
+            "readmitted_within_30_days": prediction.readmitted_within_30_days,
+            "latency_ms": logged.latency_s * 1000,
+            "patient_key": patient_key(secret, values.get("patient_nbr")),
+            "features": features,
+            "at": at,
+        }
+        name, digits = str(prediction.prediction_id).encode(), prediction.prediction_id.hex
+        headers = [
+            *always,
+            ("ce_id", name),
+            ("ce_time", at.isoformat().encode()),
+            ("ce_subject", name),
+            ("traceparent", f"00-{digits}-{digits[16:]}-01".encode()),
+        ]
+        return Record(name, orjson.dumps(event), headers, int(logged.at_s * 1000))
+
+    return encode
+
+
+def patient_key(secret: bytes | None, patient_nbr: Value) -> str | None:
+    """Keyed hash (HMAC-SHA256) of a patient's number: who has no key can neither compute nor undo it."""
+    if secret is None or patient_nbr is None:
+        return None
+    return hmac.digest(secret, str(patient_nbr).encode(), "sha256").hex()[:_PATIENT_KEY_DIGITS]

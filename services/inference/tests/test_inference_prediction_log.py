@@ -1,0 +1,220 @@
+"""The log of answers: what goes on the wire, and that no request ever pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import repeat
+
+import pytest
+from prometheus_client import REGISTRY
+from pydantic import SecretStr, ValidationError
+
+from readmit_chassis.envelope import Envelope
+from readmit_chassis.failures import Transient
+from readmit_chassis.s3 import MemoryStore
+from readmit_contracts.encounter import example_encounter
+from readmit_contracts.events import PredictionMade
+from readmit_inference.domain import Answered, predict, prepare
+from readmit_inference.prediction_event import Logged, Record, encoder
+from readmit_inference.prediction_log import PredictionLog
+from readmit_inference.settings import Settings
+from readmit_inference.testing import promote, running, tiny_bundle, until
+
+KEY = SecretStr("a key of this test's own")
+ENCOUNTER = example_encounter() | {"encounter_id": 271828182845, "patient_nbr": 314159265358, "payer_code": "?"}
+
+
+@pytest.fixture(scope="module")
+def answered() -> Answered:
+    bundle = tiny_bundle(1, family="lightgbm")
+    return predict(prepare(bundle, promote(MemoryStore(), bundle, epoch=7)), ENCOUNTER)
+
+
+class FakeTopic:
+    """Takes what is delivered; `away` and `stuck` play outages."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.away = False
+        self.stuck = False
+        self.attempts = 0
+
+    async def publish(self, records: AsyncIterator[Record]) -> None:
+        self.attempts += 1
+        arrived = [record async for record in records]
+        await asyncio.sleep(0)
+        if self.stuck:
+            await asyncio.Event().wait()
+        if self.away:
+            raise Transient("away")
+        self.records += arrived
+
+
+def numbered(logged: Logged) -> Record:
+    """Encodes only which answer it was: these tests give it as its latency."""
+    return Record(str(int(logged.latency_s)).encode(), b"", [], 0)
+
+
+def impatient() -> Iterator[float]:
+    return repeat(0.001)
+
+
+@asynccontextmanager
+async def running_log(topic: FakeTopic, capacity: int = 1000) -> AsyncIterator[PredictionLog]:
+    log = PredictionLog(numbered, topic.publish, capacity=capacity, pauses=impatient)
+    task = asyncio.create_task(log.run())
+    await asyncio.sleep(0)
+    try:
+        yield log
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def dropped(reason: str) -> float:
+    return REGISTRY.get_sample_value("prediction_log_dropped_total", {"reason": reason}) or 0.0
+
+
+def sample(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
+def test_the_bytes_are_the_event_of_the_contract(answered: Answered) -> None:
+    at_s = 1_764_000_000.25
+    record = encoder("pod-1", "readmit-inference", KEY)(Logged(answered, 0.0021, at_s))
+    event = PredictionMade.model_validate_json(record.value)
+    prediction, values, serving = answered
+    assert set(json.loads(record.value)) == set(PredictionMade.model_fields)
+    assert (event.prediction_id, event.pod_id) == (prediction.prediction_id, "pod-1")
+    assert (event.risk, event.threshold) == (prediction.risk, prediction.threshold)
+    assert event.readmitted_within_30_days == prediction.readmitted_within_30_days
+    assert (event.epoch, event.sha256, event.synthetic) == (7, serving.named.sha256, False)
+    assert event.model == serving.promoted.model
+    assert event.features == {k: v for k, v in values.items() if k not in {"encounter_id", "patient_nbr"}}
+    assert event.features["payer_code"] is None
+    assert (event.latency_ms, event.at.timestamp()) == (pytest.approx(2.1), at_s)
+
+    envelope = Envelope.from_headers({name: value.decode() for name, value in record.headers})
+    assert envelope.headers() == {name: value.decode() for name, value in record.headers}
+    assert (envelope.type, envelope.source) == (PredictionMade.EVENT_TYPE, "readmit-inference")
+    assert (envelope.id, envelope.time, envelope.subject) == (prediction.prediction_id, event.at, record.key.decode())
+    assert envelope.traceparent.split("-")[1] == prediction.prediction_id.hex
+
+
+def test_no_identifier_is_on_the_wire_and_only_the_key_makes_a_pseudonym(answered: Answered) -> None:
+    def wired(key: SecretStr | None) -> tuple[Record, str | None]:
+        record = encoder("pod-1", "source", key)(Logged(answered, 0.001, time.time()))
+        return record, PredictionMade.model_validate_json(record.value).patient_key
+
+    for key in (KEY, None):
+        record, _ = wired(key)
+        everything = b" ".join((record.key, record.value, *(value for _, value in record.headers)))
+        assert b"271828182845" not in everything
+        assert b"314159265358" not in everything
+        assert KEY.get_secret_value().encode() not in everything
+    (_, keyed), (_, again), (_, otherwise) = wired(KEY), wired(KEY), wired(SecretStr("another key, just as long"))
+    assert keyed is not None
+    assert len(keyed) == 16
+    assert keyed == again != otherwise
+    assert wired(None)[1] is None
+
+
+def test_without_a_patients_number_there_is_no_pseudonym(answered: Answered) -> None:
+    nameless = answered._replace(values=answered.values | {"patient_nbr": None})
+    record = encoder("pod-1", "source", KEY)(Logged(nameless, 0.001, time.time()))
+    assert PredictionMade.model_validate_json(record.value).patient_key is None
+
+
+def test_a_key_that_can_be_guessed_is_refused(settings: Settings) -> None:
+    with pytest.raises(ValidationError, match="pseudonym_key"):
+        Settings.model_validate(settings.model_dump() | {"pseudonym_key": "short"})
+
+
+async def test_every_answer_arrives_in_order_and_is_counted(answered: Answered) -> None:
+    topic, published = FakeTopic(), sample("prediction_log_published_total")
+    async with running_log(topic, capacity=10_000) as log:
+        for number in range(9000):
+            log.add(answered, number)
+        assert sample("prediction_log_buffered_events") == 9000
+        await log.finish(20)
+        assert [int(record.key) for record in topic.records] == list(range(9000))
+        assert len(log) == sample("prediction_log_buffered_events") == 0
+    assert topic.attempts < 30
+    assert sample("prediction_log_published_total") == published + 9000
+
+
+async def test_a_full_log_loses_the_oldest_counts_them_and_stays_bounded(answered: Answered) -> None:
+    topic, full = FakeTopic(), dropped("full")
+    topic.away = True
+    async with running_log(topic, capacity=100) as log:
+        for number in range(1000):
+            log.add(answered, number)
+        assert len(log) == 100
+        assert dropped("full") == full + 900
+        topic.away = False
+        await until(lambda: len(topic.records) == 100)
+    assert [int(record.key) for record in topic.records] == list(range(900, 1000))
+
+
+async def test_what_kafka_did_not_take_is_sent_again(answered: Answered) -> None:
+    topic, full, shutdown = FakeTopic(), dropped("full"), dropped("shutdown")
+    topic.away = True
+    async with running_log(topic) as log:
+        for number in range(500):
+            log.add(answered, number)
+        await until(lambda: topic.attempts > 3)
+        assert not topic.records
+        topic.away = False
+        await until(lambda: len(topic.records) == 500)
+    assert (dropped("full"), dropped("shutdown")) == (full, shutdown)
+
+
+@pytest.mark.parametrize("outage", ["away", "stuck"])
+async def test_shutdown_waits_a_bounded_time_and_counts_what_is_lost(answered: Answered, outage: str) -> None:
+    topic, shutdown = FakeTopic(), dropped("shutdown")
+    setattr(topic, outage, True)
+    async with running_log(topic) as log:
+        log.add(answered, 1)
+        log.add(answered, 2)
+        await until(lambda: topic.attempts > 0)
+        async with asyncio.timeout(5):
+            await log.finish(0.05)
+    assert dropped("shutdown") == shutdown + 2
+
+
+async def test_the_service_logs_answers_and_nothing_else(settings: Settings, store: MemoryStore) -> None:
+    """Kafka is away here, so that what was kept can be counted."""
+    async with running(settings, store) as service:
+        await service.settle(promote(store, tiny_bundle(1), epoch=1))
+        before = sample("prediction_log_buffered_events")
+        assert (await service.predict(ENCOUNTER)).status_code == 200
+        assert (await service.predict({})).status_code == 422
+        assert sample("prediction_log_buffered_events") == before + 1
+    assert sample("prediction_log_buffered_events") == 1
+
+
+async def test_the_log_can_be_switched_off(settings: Settings, store: MemoryStore) -> None:
+    without = settings.model_copy(update={"log_predictions": False})
+    buffered, lost = sample("prediction_log_buffered_events"), dropped("shutdown")
+    async with running(without, store) as service:
+        await service.settle(promote(store, tiny_bundle(1), epoch=1))
+        assert (await service.predict(ENCOUNTER)).status_code == 200
+    assert (sample("prediction_log_buffered_events"), dropped("shutdown")) == (buffered, lost)
+
+
+async def test_with_kafka_away_answers_go_on_memory_is_bounded_and_losses_are_counted(
+    settings: Settings, store: MemoryStore
+) -> None:
+    small = settings.model_copy(update={"log_capacity": 20})
+    full, lost = dropped("full"), dropped("shutdown")
+    async with running(small, store) as service:
+        await service.settle(promote(store, tiny_bundle(1), epoch=1))
+        statuses = {(await service.predict(ENCOUNTER)).status_code for _ in range(600)}
+        buffered = sample("prediction_log_buffered_events")
+    assert statuses == {200}
+    assert buffered <= 20 + 2048
+    assert (dropped("full") - full) + (dropped("shutdown") - lost) == 600

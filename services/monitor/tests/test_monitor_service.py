@@ -1,0 +1,154 @@
+"""The whole service: its REST face, its settings, and the composition on a real broker and a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer
+from fastapi import FastAPI
+from psycopg.conninfo import conninfo_to_dict
+
+from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.kafka import create_topics, make_broker, publish
+from readmit_chassis.process import Process
+from readmit_chassis.settings import load_settings
+from readmit_chassis.testing import embedded_kafka, free_port
+from readmit_contracts.events import BatchReady, DriftDetected, Event, PredictionMade
+from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.topics import BATCH_READY, DRIFT_DETECTED, PREDICTION_MADE
+from readmit_monitor.app import make_app
+from readmit_monitor.settings import Settings
+
+Predict = Callable[..., list[PredictionMade]]
+#: FastStream forgets to close its producer when Kafka cannot be reached.
+KAFKA_AWAY = pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaProducer:ResourceWarning")
+BATCH = next(example for example in EXAMPLES if isinstance(example, BatchReady)).model_copy(update={"synthetic": True})
+
+
+@pytest.fixture
+def environment(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As a deployment would set it, with Kafka away."""
+    database = conninfo_to_dict(conninfo)
+    variables = {
+        "KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
+        "KAFKA__IDEMPOTENT_PRODUCER": "false",
+        "POSTGRES__HOST": database["host"],
+        "POSTGRES__PORT": database["port"],
+        "POSTGRES__DATABASE": database["dbname"],
+        "POSTGRES__USER": database["user"],
+        "POSTGRES__PASSWORD": "trusted",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"MONITOR_{name}", str(value))
+    return monkeypatch
+
+
+@pytest.fixture
+def settings(environment: pytest.MonkeyPatch) -> Settings:
+    return load_settings(Settings)
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """The application with its lifespan, and a client of it."""
+    client = httpx.AsyncClient(base_url="http://monitor", transport=httpx.ASGITransport(app))
+    async with app.router.lifespan_context(app), client:
+        yield client
+    gc.collect()  # so that what was not closed is found here
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    """The condition's first truthy value."""
+    async with asyncio.timeout(timeout_s):
+        while not (value := await condition()):  # noqa: ASYNC110  what is waited for is in another process
+            await asyncio.sleep(0.05)
+    return value
+
+
+@pytest.mark.stack
+@KAFKA_AWAY
+async def test_with_kafka_away_it_lives_and_answers_but_is_not_ready(settings: Settings) -> None:
+    process = Process()
+    async with running(make_app(settings, process)) as client:
+        assert (await client.get("/livez")).status_code == 200
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["kafka"])
+        drift = (await client.get("/drift")).json()
+        assert (drift["state"], drift["window_rows"], drift["min_rows"]) == ("no_predictions", 0, 500)
+        assert (await client.get("/predictions/summary")).json() == {"rows": 0, "models": []}
+        metrics = (await client.get("/metrics")).text
+    assert "drift_threshold_psi 0.2" in metrics
+    assert process.failure is None
+
+
+@pytest.mark.stack
+async def test_from_batches_and_predictions_to_drift_over_kafka(settings: Settings, predict: Predict) -> None:
+    with embedded_kafka() as address:
+        topics = (BATCH_READY, PREDICTION_MADE, DRIFT_DETECTED)
+        await create_topics(address, [(topic.name, topic.partitions, {}) for topic in topics])
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
+        quick = settings.model_copy(update={"kafka": kafka, "evaluate_every_s": 0.5, "evaluate_every_rows": 50})
+        outside = make_broker(kafka, "outside")
+        process = Process()
+        await outside.start()
+
+        async def say(topic: str, event: Event) -> None:
+            envelope = new_envelope(event.EVENT_TYPE, source="test", subject="any")
+            await publish(outside, topic=topic, key="any", event=event, envelope=envelope)
+
+        try:
+            async with running(make_app(quick, process)) as client:
+                await say(BATCH_READY.name, BATCH.model_copy(update={"dataset_version": 1}))
+                for event in predict(520, changed={"payer_code": None}):
+                    await say(PREDICTION_MADE.name, event)
+
+                async def drifted() -> Any:
+                    drift = (await client.get("/drift")).json()
+                    return drift if drift["state"] == "drifted" else None
+
+                drift = await until(drifted)
+                assert drift["figures"][0]["feature"] == "payer_code"
+                assert (drift["reference_dataset_version"], drift["reference_rows"]) == (1, 4000)
+                summary = (await client.get("/predictions/summary")).json()
+                assert summary["rows"] == summary["models"][0]["rows"] >= 500
+                assert (await client.get("/readyz")).status_code == 200
+                detected = await _first(address)
+                assert [figure.feature for figure in detected.drifted] == ["payer_code"]
+            assert process.failure is None
+        finally:
+            await outside.stop()
+
+
+async def _first(address: str) -> DriftDetected:
+    """The first `drift.detected`, as anybody would hear it."""
+    consumer = AIOKafkaConsumer(DRIFT_DETECTED.name, bootstrap_servers=address, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        record = await asyncio.wait_for(consumer.getone(), 60)
+    finally:
+        await consumer.stop()
+    assert Envelope.from_headers({k: v.decode() for k, v in record.headers}).type == DriftDetected.EVENT_TYPE
+    return DriftDetected.model_validate_json(record.value)
+
+
+@pytest.mark.stack
+def test_a_window_that_could_never_be_judged_is_refused_at_start(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("MONITOR_MIN_ROWS", "3000")
+    with pytest.raises(SystemExit) as stopped:
+        load_settings(Settings)
+    assert stopped.value.code == 2
+    assert "min_rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("event", [BatchReady, PredictionMade])
+def test_the_examples_of_the_contract_can_be_read(event: type[Event]) -> None:
+    example = next(example for example in EXAMPLES if isinstance(example, event))
+    assert event.model_validate_json(example.model_dump_json()) == example
