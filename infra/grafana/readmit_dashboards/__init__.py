@@ -1,0 +1,1 @@
+"""Grafana's dashboards as code. `python -m readmit_dashboards write` makes `infra/grafana/dashboards` from it."""
