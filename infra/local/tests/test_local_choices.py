@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,15 +14,17 @@ import pytest
 
 from readmit_local.assets import asset
 from readmit_local.conditional_writes import may_write
+from readmit_local.database import ROLES
 from readmit_local.errors import LocalError
 from readmit_local.part import child_env
 from readmit_local.ports import DEFAULT_PORTS, HOST, choose_ports, parse_overrides
 from readmit_local.process_identity import identity, is_ours
+from readmit_local.secret_files import secret_file
 from readmit_local.services import service_part
 from readmit_local.source import resolve_source
 from readmit_local.state import State
 
-SERVICES = ("ingestor", "trainer", "promoter", "inference", "ui")
+SERVICES = ("ingestor", "trainer", "promoter", "monitor", "inference", "ui")
 
 
 @pytest.mark.parametrize("text", ["uci", "sample", "sample:20000", "https://example.org/data.zip"])
@@ -46,7 +50,7 @@ def test_a_missing_source_file_is_named(tmp_path: Path) -> None:
 
 
 def test_free_ports_are_all_different() -> None:
-    ports = choose_ports("free", {}, pods=3)
+    ports = choose_ports("free", {}, pods=3, observe=True)
     assert set(ports) == {*DEFAULT_PORTS, "inference-2", "inference-3"}
     assert len(set(ports.values())) == len(ports)
 
@@ -78,7 +82,7 @@ def test_no_service_is_told_anothers_secrets(state: State) -> None:
     secrets, ports = state.secrets(), choose_ports("free", {})
     for service in SERVICES:
         told = service_part(service, service, state, ports, secrets, idempotent=False).env.values()
-        own = {f"postgres/readmit_{service}", f"s3/{service}"}
+        own = {f"postgres/readmit_{service}", f"s3/{service}", f"pseudonyms/{service}"}
         known = {name for name, secret in secrets.items() if any(secret in value for value in told)}
         assert known <= own, service
 
@@ -134,6 +138,29 @@ def test_a_conditional_write_happens_only_when_its_condition_holds(
 
 def test_the_sql_holds_no_password() -> None:
     files = sorted(asset("postgres").glob("*.sql"))
-    assert [file.name for file in files] == ["01-roles.sql", "02-mlflow.sql", "03-schemas.sql"]
+    assert [file.name for file in files] == ["01-roles.sql", "02-schemas.sql"]
     statements = [line for file in files for line in file.read_text().splitlines() if not line.startswith("--")]
     assert not [line for line in statements if "PASSWORD" in line.upper()]
+
+
+def test_every_role_that_logs_in_is_one_that_the_sql_makes() -> None:
+    assert set(re.findall(r"'(readmit_\w+)'", asset("postgres/01-roles.sql").read_text())) == set(ROLES)
+
+
+def test_a_state_of_before_a_role_gets_a_secret_for_it_and_keeps_the_others(state: State) -> None:
+    first = state.secrets()
+    older = {name: secret for name, secret in first.items() if name != "postgres/readmit_viewer"}
+    (state.root / "secrets.json").write_text(json.dumps(older))
+    now = state.secrets()
+    assert set(now) == set(first)
+    assert older.items() <= now.items()
+
+
+def test_a_secret_file_is_read_without_its_last_line_break_and_named_when_it_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("a b\n")
+    (tmp_path / "empty").write_text("\n")
+    assert secret_file(tmp_path, "given") == "a b"
+    with pytest.raises(LocalError, match=r"secret empty: .* is empty"):
+        secret_file(tmp_path, "empty")
+    with pytest.raises(LocalError, match=r"secret missing: .*make secrets"):
+        secret_file(tmp_path, "missing")

@@ -19,7 +19,7 @@ from readmit_local.kafka import embedded_part, provision_topics
 from readmit_local.object_store import s3_key
 from readmit_local.part import listens
 from readmit_local.ports import choose_ports
-from readmit_local.postgres import conninfo
+from readmit_local.postgres import apply_roles, conninfo
 from readmit_local.process_identity import identity
 from readmit_local.stack import KafkaKind, Stack
 from readmit_local.state import State
@@ -89,6 +89,17 @@ async def test_roles_have_their_own_rights_and_no_more(state: State) -> None:
         with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
             query(stack, "readmit_trainer", "SELECT 1", database="mlflow")
         query(stack, "readmit_mlflow", "CREATE TABLE runs (x int)", database="mlflow")
+        query(stack, "readmit_monitor", "CREATE TABLE monitoring.windows (x int)")
+        query(stack, "readmit_viewer", "SELECT * FROM clean_data.diabetes_test")
+
+
+async def test_roles_are_applied_again_to_a_server_of_before_with_the_passwords_of_now(state: State) -> None:
+    async with running(state) as stack:
+        query(stack, "postgres", "DROP OWNED BY readmit_monitor; DROP ROLE readmit_monitor")
+        stack.secrets["postgres/readmit_trainer"] = "another"
+        await apply_roles(stack.ports["postgres"], stack.secrets)
+        query(stack, "readmit_trainer", "SELECT 1")
+        query(stack, "readmit_monitor", "CREATE TABLE monitoring.windows (x int)")
 
 
 async def test_topics_are_there_with_their_partitions_and_dead_letters(state: State, kafka: KafkaKind) -> None:

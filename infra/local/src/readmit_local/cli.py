@@ -10,17 +10,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import psycopg
 import typer
 from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
 from readmit_chassis.failures import Transient
-from readmit_local.client import Ingestion, Services, request_ingestion
+from readmit_chassis.settings import SECRETS_DIR
+from readmit_local.client import Ingestion, Services, Training, request_ingestion, request_training
+from readmit_local.database import Server, passwords_from, prepare_database, wait_for_server
 from readmit_local.errors import LocalError
 from readmit_local.kafka import provision_topics
 from readmit_local.log_tail import tail
 from readmit_local.ports import DEFAULT_PORTS, parse_overrides
+from readmit_local.secret_files import secret_file
 from readmit_local.source import resolve_source
 from readmit_local.state import State
 from readmit_local.status import stack_status, stop_running
@@ -78,6 +82,12 @@ def up_command(
         typer.Option(metavar="NAME=N", help=f"Another port for one part. Names: {', '.join(DEFAULT_PORTS)}."),
     ] = None,
     pods: Annotated[int, typer.Option(min=1, max=16, help="Inference processes.")] = 1,
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Also Prometheus and Alertmanager, where they are installed.")
+    ] = False,
+    alert_webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="With --observe: where alerts are posted.")
+    ] = None,
 ) -> None:
     """Start everything, ingest, train, promote, serve; Ctrl-C stops it and keeps the state."""
     try:
@@ -89,6 +99,8 @@ def up_command(
             parse_overrides(port or [], pods),
             pods,
             "served" if exit_when_served else "trained" if exit_when_trained else None,
+            observe,
+            alert_webhook,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -154,6 +166,28 @@ def ingest(
 
 
 @app.command()
+def train(
+    dataset: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Version of the data; without it, the newest.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train the last batch again, though nothing is missing.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked by the operator",
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Ask the running trainer for the fits that are missing, and wait for the end of them."""
+    ended = asyncio.run(_train(_running_urls(state_dir), reason, dataset, force))
+    for model in ended.models:
+        what = f"failed: {model.error}" if model.auroc is None else f"AUROC {model.auroc:.3f}"
+        _out.print(f"{model.family} on batches 1..{model.batch}: {what}", soft_wrap=True)
+    if ended.status == "failed":
+        raise LocalError(ended.error or "training failed without a reason; see `readmit logs trainer`")
+    what = "had nothing missing" if ended.status == "unchanged" else "is trained on"
+    _out.print(f"dataset {ended.dataset_version} {what}")
+
+
+@app.command()
 def predict(
     file: Annotated[str, typer.Argument(help="JSON file with one encounter, or - for standard input.")],
     state_dir: StateDir = _STATE_DIR,
@@ -197,6 +231,41 @@ def topics(
     _out.print("every topic is there")
 
 
+SecretsDir = Annotated[Path, typer.Option("--secrets-dir", help="Where the secret files are: `make secrets`.")]
+
+
+@app.command()
+def database(
+    host: Annotated[str, typer.Argument(help="The PostgreSQL server.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5432,
+    user: Annotated[str, typer.Option(help="A superuser.")] = "postgres",
+    secrets_dir: SecretsDir = Path(SECRETS_DIR),
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the server.")] = 60,
+) -> None:
+    """Make roles, databases and schemas, and set the roles' passwords. For Compose and clusters; safe to repeat."""
+    server = Server(host, port, secret_file(secrets_dir, "postgres_password"), user)
+    passwords = passwords_from(secrets_dir)
+    try:
+        asyncio.run(wait_for_server(server, wait_s))
+        asyncio.run(prepare_database(server, passwords))
+    except psycopg.Error as error:
+        raise LocalError(f"{host}:{port}: database not prepared ({str(error).strip()})") from error
+    _out.print(f"{len(passwords)} roles and their schemas are there")
+
+
+@app.command()
+def bucket(
+    endpoint_url: Annotated[str, typer.Argument(help="The S3 server, e.g. http://s3:8333.")],
+    secrets_dir: SecretsDir = Path(SECRETS_DIR),
+) -> None:
+    """Make the bucket of the models unless it is there, with the key `admin`. For Compose and clusters."""
+    from readmit_local.bucket import BUCKET, make_bucket  # noqa: PLC0415  boto3 takes its time, others need none of it
+
+    access_key = secret_file(secrets_dir, "admin_s3_access_key")
+    made = make_bucket(endpoint_url, access_key, secret_file(secrets_dir, "admin_s3_secret_key"))
+    _out.print(f"bucket {BUCKET} {'made' if made else 'is there'}")
+
+
 def main() -> None:
     """Entry point of the command."""
     # What the Kafka client mutters while a broker starts is not for the terminal; what matters is said as an error.
@@ -221,6 +290,19 @@ async def _ingest(urls: dict[str, Any], source: str) -> Ingestion:
             ingestion = await services.ingestion(request_id)
             if ingestion is not None and ingestion.ended:
                 return ingestion
+            await asyncio.sleep(0.5)
+    finally:
+        await services.close()
+
+
+async def _train(urls: dict[str, Any], reason: str, dataset_version: int | None, force: bool) -> Training:
+    services = Services(urls)
+    try:
+        request_id = await request_training(urls["kafka"], reason, dataset_version=dataset_version, force=force)
+        while True:
+            training = await services.training(request_id)
+            if training is not None and training.status != "running":
+                return training
             await asyncio.sleep(0.5)
     finally:
         await services.close()

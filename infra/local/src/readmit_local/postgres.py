@@ -12,15 +12,13 @@ import subprocess
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
-from readmit_local.assets import asset
+from readmit_local.database import ROLES, Server, prepare_database
 from readmit_local.errors import LocalError
 from readmit_local.part import Part, child_env
 from readmit_local.ports import HOST
 from readmit_local.state import State
 
-SERVICE_ROLES = ("readmit_ingestor", "readmit_trainer", "readmit_promoter", "readmit_mlflow")
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 
 
@@ -64,34 +62,9 @@ def conninfo(port: int, user: str, password: str, database: str) -> str:
 
 
 async def apply_roles(port: int, secrets: dict[str, str]) -> None:
-    """Databases, roles with this state's passwords, schemas: the SQL of `infra/postgres`. Safe to repeat."""
-    superuser = secrets["postgres/postgres"]
-    async with await psycopg.AsyncConnection.connect(
-        conninfo(port, "postgres", superuser, "postgres"), autocommit=True
-    ) as connection:
-        rows = await connection.execute("SELECT datname FROM pg_database")
-        databases = {str(name) for (name,) in await rows.fetchall()}
-        await connection.execute(_file("01-roles.sql"))
-        for role in SERVICE_ROLES:
-            # Hashed here, so that no log of the server can hold the password.
-            hashed = connection.pgconn.encrypt_password(
-                secrets[f"postgres/{role}"].encode(), role.encode(), b"scram-sha-256"
-            )
-            await connection.execute(
-                sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(hashed.decode()))
-            )
-        if "mlflow" not in databases:
-            await connection.execute(_file("02-mlflow.sql"))
-        if "readmit" not in databases:
-            await connection.execute("CREATE DATABASE readmit")
-    async with await psycopg.AsyncConnection.connect(
-        conninfo(port, "postgres", superuser, "readmit"), autocommit=True
-    ) as connection:
-        await connection.execute(_file("03-schemas.sql"))
-
-
-def _file(name: str) -> bytes:
-    return asset(f"postgres/{name}").read_bytes()
+    """Roles with this state's passwords, databases, schemas. Safe to repeat."""
+    server = Server(HOST, port, secrets["postgres/postgres"])
+    await prepare_database(server, {role: secrets[f"postgres/{role}"] for role in ROLES})
 
 
 def _initialise(folder: Path, as_user: list[str], password: str) -> None:

@@ -63,10 +63,12 @@ def service_env(
             "S3__SECRET_KEY": secret,
             "S3__REGION": REGION,
         }
-    return env | _particulars(service, name, state, ports)
+    return env | _particulars(service, name, state, ports, secrets)
 
 
-def _particulars(service: str, name: str, state: State, ports: dict[str, int]) -> dict[str, str]:
+def _particulars(
+    service: str, name: str, state: State, ports: dict[str, int], secrets: dict[str, str]
+) -> dict[str, str]:
     mlflow_url = f"http://{HOST}:{ports['mlflow']}"
     match service:
         case "ingestor":
@@ -78,7 +80,11 @@ def _particulars(service: str, name: str, state: State, ports: dict[str, int]) -
         case "monitor":
             return {}
         case "inference":
-            return {"POD_ID": name, "CACHE_DIR": str(state.root / "cache" / name)}
+            return {
+                "POD_ID": name,
+                "CACHE_DIR": str(state.root / "cache" / name),
+                "PSEUDONYM_KEY": secrets["pseudonyms/inference"],
+            }
         case _:
-            others = ("inference", "ingestor", "trainer", "promoter")
+            others = ("inference", "ingestor", "trainer", "promoter", "monitor")
             return {f"{other.upper()}_URL": f"http://{HOST}:{ports[other]}" for other in others}

@@ -65,7 +65,7 @@ class Stack:
     async def start_other_services(self) -> None:
         """All others at once: none of them needs another to start."""
         pods = [self._start_service("inference", pod) for pod in pod_names(self.pods)]
-        others = [self._start_service(name, name) for name in ("trainer", "promoter", "ui")]
+        others = [self._start_service(name, name) for name in ("trainer", "promoter", "monitor", "ui")]
         await asyncio.gather(*pods, *others)
 
     async def start_observation(self, webhook_url: str | None) -> None:

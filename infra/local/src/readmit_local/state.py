@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from readmit_local.database import ROLES
 from readmit_local.errors import LocalError
 from readmit_local.process_identity import is_ours
 
 #: Everybody who signs requests to the object store or logs in to PostgreSQL has a secret of their own.
 SECRET_NAMES = (
-    "postgres/postgres", "postgres/readmit_ingestor", "postgres/readmit_trainer", "postgres/readmit_promoter",
-    "postgres/readmit_mlflow", "s3/kafka", "s3/mlflow", "s3/trainer", "s3/promoter", "s3/inference",
+    "postgres/postgres", *(f"postgres/{role}" for role in ROLES),
+    "s3/kafka", "s3/mlflow", "s3/trainer", "s3/promoter", "s3/inference",
+    "pseudonyms/inference",
 )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from readmit_local.client import Services, request_ingestion
 from readmit_local.errors import LocalError
 from readmit_local.kafka import require_java
 from readmit_local.loop import Loop, look, news, why_no_champion
-from readmit_local.ports import choose_ports
+from readmit_local.observation import missing_programs
+from readmit_local.ports import OBSERVATION, choose_ports
 from readmit_local.progress import Progress
 from readmit_local.stack import KafkaKind, Stack
 from readmit_local.state import State
@@ -37,6 +38,8 @@ class Options:
     port_overrides: Mapping[str, int] = field(default_factory=dict)
     pods: int = 1
     exit_when: Literal["served", "trained"] | None = None
+    observe: bool = False
+    alert_webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,13 @@ async def _up(options: Options, progress: Progress) -> None:
             f"{state.root} keeps its events in the {before} Kafka; "
             f"go on with --kafka {before}, or choose another --state-dir"
         )
-    ports = choose_ports(options.ports, options.port_overrides, options.pods)
+    if options.observe and (missing := missing_programs()):
+        progress.notice(
+            f"Not observed: {' and '.join(missing)} not installed. On Debian: apt install prometheus "
+            "prometheus-alertmanager. Everything else starts."
+        )
+        options = replace(options, observe=False)
+    ports = choose_ports(options.ports, options.port_overrides, options.pods, observe=options.observe)
     supervisor = Supervisor(state, progress.say)
     stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods)
     state.write_stack(stack.description())
@@ -105,6 +114,8 @@ async def _run(options: Options, stack: Stack, services: Services, progress: Pro
     await stack.start_parts()
     # What ingestion does not need starts beside it.
     starting = [asyncio.create_task(stack.start_mlflow()), asyncio.create_task(stack.start_other_services())]
+    if options.observe:
+        starting.append(asyncio.create_task(stack.start_observation(options.alert_webhook)))
     try:
         await stack.start_ingestor()
         following = await _begin(options, stack, services, progress)
@@ -202,10 +213,12 @@ def _announce(answer: dict[str, Any], stack: Stack, progress: Progress) -> None:
     progress.console.print_json(json.dumps(answer))
     if model["synthetic"]:
         progress.notice("This model was trained on SYNTHETIC data. It says nothing about patients.")
+    observed = "".join(f"\n  {name.capitalize():<12} {urls[name]}" for name in OBSERVATION if name in urls)
     progress.console.print(
-        f"\n  predict  {urls['inference'][0]}/predict   (its schema: {urls['inference'][0]}/docs)"
-        f"\n  UI       {urls['ui']}"
-        f"\n  MLflow   {urls['mlflow']}"
+        f"\n  predict      {urls['inference'][0]}/predict   (its schema: {urls['inference'][0]}/docs)"
+        f"\n  UI           {urls['ui']}"
+        f"\n  MLflow       {urls['mlflow']}"
+        f"{observed}"
         "\n\n  Try next: open the UI; `readmit status`; `readmit ingest sample:30000`; `readmit predict FILE`;"
         "\n  `readmit logs trainer -f`. Ctrl-C stops everything and keeps the state.\n",
         highlight=False,

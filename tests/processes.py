@@ -1,0 +1,66 @@
+"""Programs that tests start, wait for and end."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import REQUIRED
+
+ROOT = Path(__file__).parents[1]
+
+
+def needs(program: str, *, required_as: str) -> str:
+    """Path of a program; skips without it, unless READMIT_REQUIRE names it."""
+    found = shutil.which(program)
+    if found is None:
+        if required_as in REQUIRED:
+            pytest.fail(f"READMIT_REQUIRE names {required_as}, but {program} is not on PATH")
+        pytest.skip(f"needs {program} on PATH")
+    return found
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"no {what} after {timeout_s} s")
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(argv: list[Any], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose output goes to a file; ended with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, **options)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def readmit(*arguments: Any, code: int = 0) -> str:
+    """What the operator's command says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "readmit_local", *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert code == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stdout + done.stderr
+
+
+def make_secrets(folder: Path, *options: str) -> None:
+    subprocess.run(
+        [sys.executable, ROOT / "infra/secrets/generate.py", "--directory", folder, *options],
+        check=True, capture_output=True,
+    )  # fmt: skip
