@@ -35,7 +35,7 @@ class Platform:
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "readmit_local", "up", "--state-dir", str(self.state_dir), "--ports", "free",
-                 "--kafka", self.kafka, "--pods", "2", *options],
+                 "--kafka", self.kafka, "--pods", "2", "--observe", *options],
                 stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -128,3 +128,13 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
         printed = running.tail()
         shutil.rmtree(folder, ignore_errors=True)
     assert code == 0, printed
+
+
+@pytest.fixture
+def observed(platform: Platform) -> Platform:
+    """The platform, with its Prometheus; `readmit up --observe` goes on without where that is not installed."""
+    if "prometheus" not in platform.stack["urls"]:
+        if "prometheus" in REQUIRED:
+            pytest.fail("READMIT_REQUIRE names prometheus, but `readmit up --observe` started none")
+        pytest.skip("Prometheus and Alertmanager are not installed")
+    return platform
