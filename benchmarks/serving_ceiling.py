@@ -116,6 +116,7 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
         "INFERENCE_PORT": str(ports[1]),
         "INFERENCE_CACHE_DIR": str(folder / "cache"),
         "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": nowhere,
+        "INFERENCE_LOG_PREDICTIONS": "false",  # its cost is benchmarks/prediction_log.py
         "INFERENCE_S3__ENDPOINT_URL": f"http://{nowhere}",
         "INFERENCE_S3__ACCESS_KEY": "none",
         "INFERENCE_S3__SECRET_KEY": "none",

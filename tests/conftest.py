@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Platform:
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "readmit_local", "up", "--state-dir", str(self.state_dir), "--ports", "free",
-                 "--kafka", self.kafka, "--pods", "2", "--observe", *options],
+                 "--kafka", self.kafka, "--pods", "2", *options],
                 stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -109,17 +110,17 @@ class Platform:
         return decisions if finished and len(decisions) == expected else None
 
 
-@pytest.fixture(scope="session", params=["embedded", "apache"])
-def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+@contextmanager
+def running_platform(kafka: str, *options: str) -> Iterator[Platform]:
     """A platform that has ingested a synthetic sample, trained on it, and serves; stopped at the end."""
-    if request.param == "apache" and not (shutil.which("java") and shutil.which("mvn")):
+    if kafka == "apache" and not (shutil.which("java") and shutil.which("mvn")):
         if "apache-kafka" in REQUIRED:
             pytest.fail("READMIT_REQUIRE names apache-kafka, but java or mvn is not on PATH")
         pytest.skip("Apache Kafka needs java and mvn on PATH")
     folder = Path(tempfile.mkdtemp(prefix="readmit-test-"))
     folder.chmod(0o755)  # as root, the database runs as another user and must reach its folder
-    running = Platform(request.param, folder)
-    running.start("--source", "sample:30000")
+    running = Platform(kafka, folder)
+    running.start(*options)
     try:
         running.wait(lambda: running.all_judged(1), "trained and judged sample")
         yield running
@@ -128,6 +129,13 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
         printed = running.tail()
         shutil.rmtree(folder, ignore_errors=True)
     assert code == 0, printed
+
+
+@pytest.fixture(scope="session", params=["embedded", "apache"])
+def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+    """The platform that most tests share, with Prometheus where that is installed."""
+    with running_platform(request.param, "--source", "sample:30000", "--observe") as running:
+        yield running
 
 
 @pytest.fixture

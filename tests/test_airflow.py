@@ -31,7 +31,7 @@ from readmit_contracts.events import IngestionFinished
 from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import INGESTION_FINISHED
 
-from .conftest import REQUIRED, Platform
+from .conftest import REQUIRED, Platform, running_platform
 from .processes import needs, running, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -208,20 +208,8 @@ def test_without_its_environment_the_image_says_readably_what_is_missing(airflow
 @pytest.fixture(scope="module")
 def platform(airflow: Path) -> Iterator[Platform]:
     """A platform of our own: datasets and fits are added to it, which other tests count."""
-    needs("java", required_as="apache-kafka")
-    needs("mvn", required_as="apache-kafka")
-    folder = Path(tempfile.mkdtemp(prefix="readmit-test-"))
-    folder.chmod(0o755)
-    started = Platform("apache", folder)
-    started.start("--source", "sample:20000", "--pods", "1")
-    try:
-        started.wait(lambda: started.all_judged(1), "trained and judged sample")
+    with running_platform("apache", "--source", "sample:20000", "--pods", "1") as started:
         yield started
-    finally:
-        code = started.stop()
-        printed = started.tail()
-        shutil.rmtree(folder, ignore_errors=True)
-    assert code == 0, printed
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import cycle
 from typing import Any
@@ -14,12 +14,19 @@ import pytest
 from readmit_contracts.encounter import COLUMNS, NOT_READMITTABLE, example_encounter
 from readmit_features.synthetic import sample_columns
 
-from .conftest import Platform
+from .conftest import Platform, running_platform
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(420)]
 
 Encounter = dict[str, Any]
 _WINDOW_ROWS = 2_000
+
+
+@pytest.fixture(scope="module", params=["embedded", "apache"])
+def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
+    """A platform of our own: what other tests ask for would fill the window, and the reference of the risk."""
+    with running_platform(request.param, "--source", "sample:20000") as running:
+        yield running
 
 
 def patients(count: int, seed: int) -> list[Encounter]:
