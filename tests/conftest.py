@@ -133,16 +133,6 @@ def running_platform(kafka: str, *options: str) -> Iterator[Platform]:
 
 @pytest.fixture(scope="session", params=["embedded", "apache"])
 def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
-    """The platform that most tests share, with Prometheus where that is installed."""
-    with running_platform(request.param, "--source", "sample:30000", "--observe") as running:
+    """The platform that most tests share."""
+    with running_platform(request.param, "--source", "sample:30000") as running:
         yield running
-
-
-@pytest.fixture
-def observed(platform: Platform) -> Platform:
-    """The platform, with its Prometheus; `readmit up --observe` goes on without where that is not installed."""
-    if "prometheus" not in platform.stack["urls"]:
-        if "prometheus" in REQUIRED:
-            pytest.fail("READMIT_REQUIRE names prometheus, but `readmit up --observe` started none")
-        pytest.skip("Prometheus and Alertmanager are not installed")
-    return platform

@@ -338,6 +338,16 @@ def images_are_those_of_compose(documents: Documents) -> list[str]:
     ]
 
 
+def images_of_ours_are_never_fetched(documents: Documents) -> list[str]:
+    """Whoever owns `readmit` on a public registry is somebody else."""
+    return [
+        f"{workload}: {container['image']} would be fetched"
+        for workload in workloads(documents)
+        for container in workload.containers
+        if container["image"].startswith("readmit/") and container.get("imagePullPolicy") != "Never"
+    ]
+
+
 def role_of(workload: Workload) -> str | None:
     """The machine of the picture that a workload belongs to."""
     for role, names in ROLES.items():

@@ -180,6 +180,8 @@ FAULTS: list[tuple[Check, str, Fault]] = [
     (checks.node_ports_are_the_table, "missing",
      lambda d: get(d, "Service", "ui")["spec"]["ports"][0].pop("nodePort")),
     (checks.images_are_those_of_compose, "latest", lambda d: container(d, "ui").update(image="readmit/ui:latest")),
+    (checks.images_of_ours_are_never_fetched, "readmit/ui",
+     lambda d: container(d, "ui").update(imagePullPolicy="IfNotPresent")),
     (checks.pods_are_on_their_machine, "not on inference", lambda d: pod(d, "ui").pop("nodeSelector")),
     (checks.pods_are_on_their_machine, "not on data",
      lambda d: pod(d, "kafka", "StatefulSet").update(nodeSelector={"readmit.io/role": "observation"})),
@@ -272,6 +274,12 @@ def test_prometheus_finds_every_pod_of_a_service_by_a_headless_name_ready_or_not
         assert spec["publishNotReadyAddresses"] is True
 
 
+def test_nothing_leads_a_person_to_a_port_of_their_own_machine(overlay: Documents) -> None:
+    for workload in workloads(overlay):
+        told = [str(variable.get("value")) for one in workload.containers for variable in one.get("env", [])]
+        assert not [text for text in told for port in checks.NODE_PORTS if f"localhost:{port}" in text], workload
+
+
 def test_serving_is_let_out_to_the_bus_and_the_models_alone(overlay: Documents) -> None:
     arrows, _ = network.wanted(overlay)
     assert {arrow.server for arrow in arrows if arrow.client == "inference"} == {"kafka", "s3"}
@@ -279,7 +287,7 @@ def test_serving_is_let_out_to_the_bus_and_the_models_alone(overlay: Documents) 
 
 def scaled_object_problems(document: Document) -> list[str]:
     """What is wrong with a ScaledObject of KEDA 2, for the triggers that we use."""
-    fields = {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod", "triggers"}
+    fields = {"scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval", "advanced", "triggers"}
     must = {
         "kafka": {"bootstrapServers", "topic", "consumerGroup", "lagThreshold"},
         "prometheus": {"serverAddress", "query", "threshold"},
@@ -290,6 +298,18 @@ def scaled_object_problems(document: Document) -> list[str]:
         problems.append(document["apiVersion"])
     if not 0 < spec["minReplicaCount"] < spec["maxReplicaCount"]:
         problems.append("counts of replicas")
+    # KEDA hands this to the autoscaler that it makes; its own cooldownPeriod is about the way to no pod at all.
+    if set(spec["advanced"]) != {"horizontalPodAutoscalerConfig"}:
+        problems.append(f"advanced: {sorted(spec['advanced'])}")
+    autoscaler = {
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "of-keda"},
+        "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "trainer"}, "maxReplicas": spec["maxReplicaCount"],
+                 **spec["advanced"].get("horizontalPodAutoscalerConfig", {})},
+    }  # fmt: skip
+    try:
+        kubernetes_validate.validate(autoscaler, VERSIONS[0], strict=True)
+    except kubernetes_validate.ValidationError as error:
+        problems.append(error.message)
     for trigger in spec["triggers"]:
         if set(trigger["metadata"]) != must[trigger["type"]]:
             problems.append(f"{trigger['type']}: {sorted(trigger['metadata'])}")
@@ -317,7 +337,14 @@ def test_keda_scales_the_trainer_by_topics_and_groups_that_exist(with_keda: Docu
         name, _, namespace = host.partition(".")
         assert namespace.split(".")[0] == "mlops-project", "KEDA asks from its own namespace"
         assert int(port) in {entry["port"] for entry in get(with_keda, "Service", name)["spec"]["ports"]}
-    for wrong in ({"minReplicas": 1}, {"maxReplicaCount": 1}, {"triggers": [{"type": "kafka", "metadata": {}}]}):
+    faults: tuple[Document, ...] = (
+        {"minReplicas": 1},
+        {"maxReplicaCount": 1},
+        {"triggers": [{"type": "kafka", "metadata": {}}]},
+        {"advanced": {"horizontalPodAutoscalerConfig": {"behaviour": {}}}},
+        {"advanced": {"behavior": {}}},
+    )
+    for wrong in faults:
         assert scaled_object_problems({**scaled, "spec": {**scaled["spec"], **wrong}}) != []
 
 

@@ -21,7 +21,7 @@ KUBECTL = """#!/bin/bash
 calls=$FOLDER/calls
 echo "$*" >>"$calls"
 case "$*" in
-    kustomize*) printf 'kind: Deployment\\nspec:\\n  - image: readmit/ui:0.1.0\\n' ;;
+    kustomize*) printf 'kind: Deployment\\nspec:\\n  - image: readmit/ui:0.1.0\\n    imagePullPolicy: Never\\n' ;;
     *"apply"*) cat >"$FOLDER/input-$(wc -l <"$calls")" ;;
     *"create secret"*) echo "kind: Secret" ;;
     "get namespace"*) [ ! -e "$FOLDER/empty" ] || exit 1; echo namespace/mlops-project ;;
@@ -135,10 +135,12 @@ def test_every_secret_is_a_key_and_none_is_shown_or_kept_in_an_annotation(ready:
 
 
 def test_deploying_again_does_the_same_again(ready: Cluster) -> None:
-    first = ready.run("deploy.sh")
-    assert first == ready.run("deploy.sh")
-    assert first[0] == 0
-    assert not [call for call in first[2] if "create namespace" in call], "it is there already"
+    code, output, calls = ready.run("deploy.sh")
+    again = ready.run("deploy.sh")
+    assert (code, output) == again[:2]
+    assert sorted(calls) == sorted(again[2]), "two of them run at the same time, as the ends of a pipe"
+    assert code == 0
+    assert not [call for call in calls if "create namespace" in call], "it is there already"
 
 
 def test_what_runs_is_restarted_after_the_jobs_when_a_secret_has_changed(ready: Cluster) -> None:
@@ -245,11 +247,43 @@ def test_images_of_ours_and_no_others_come_from_the_registry_that_is_given(ready
     code, output, _ = ready.run("deploy.sh", "--registry", "localhost:32000")
     assert code == 0, output
     assert "image: localhost:32000/readmit/ui:0.1.0" in ready.inputs()[1]
+    assert "imagePullPolicy: IfNotPresent" in ready.inputs()[1]
+
+
+def test_without_a_registry_nobody_elses_image_of_the_same_name_is_fetched(ready: Cluster) -> None:
+    assert ready.run("deploy.sh")[0] == 0
+    assert "imagePullPolicy: Never" in ready.inputs()[1]
+
+
+def test_images_are_loaded_under_their_full_name_and_before_anything_is_applied(ready: Cluster) -> None:
+    for program, does in (("microk8s", 'if [ "$1" = kubectl ]; then shift; exec kubectl "$@"; fi'), ("engine", "")):
+        path = ready.folder / "bin" / program
+        path.write_text(
+            f'#!/bin/bash\n{does}\necho "{program} $*" >>"$FOLDER/calls"\n'
+            'case "$1" in save) echo layers ;; images) cat >"$FOLDER/loaded" ;; tag) [ ! -e "$FOLDER/unbuilt" ] ;; esac\n'
+        )
+        path.chmod(0o755)
+    ready.environment["READMIT_CONTAINER_ENGINE"] = "engine"
+    code, output, calls = ready.run("deploy.sh", "--load-images")
+    assert code == 0, output
+    tagged = calls.index("engine tag readmit/ui:0.1.0 docker.io/readmit/ui:0.1.0")
+    assert {"engine save docker.io/readmit/ui:0.1.0", "microk8s images import"} <= set(calls[tagged:])
+    assert calls.index("microk8s images import") < place(calls, "create secret")
+    assert (ready.folder / "loaded").read_text() == "layers\n"
+    ready.put("unbuilt")
+    code, output, calls = ready.run("deploy.sh", "--load-images")
+    assert code == 2
+    assert "make images" in output
+    assert not [call for call in calls if "apply" in call]
 
 
 @pytest.mark.parametrize(
-    "options", [["--overlay", "two-vms"], ["--data", "one"], ["--overlay"], ["--what"], ["--timeout", "soon"]]
-)
+    "options",
+    [
+        ["--overlay", "two-vms"], ["--data", "one"], ["--overlay"], ["--what"], ["--timeout", "soon"],
+        ["--registry", "localhost:32000", "--load-images"],
+    ],
+)  # fmt: skip
 def test_what_makes_no_sense_is_refused(ready: Cluster, options: list[str]) -> None:
     code, _, calls = ready.run("deploy.sh", *options)
     assert (code, calls) == (2, [])
