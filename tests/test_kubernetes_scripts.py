@@ -260,7 +260,8 @@ def test_images_are_loaded_under_their_full_name_and_before_anything_is_applied(
         path = ready.folder / "bin" / program
         path.write_text(
             f'#!/bin/bash\n{does}\necho "{program} $*" >>"$FOLDER/calls"\n'
-            'case "$1" in save) echo layers ;; images) cat >"$FOLDER/loaded" ;; tag) [ ! -e "$FOLDER/unbuilt" ] ;; esac\n'
+            'case "$1" in\n'
+            '    save) echo layers ;; images) cat >"$FOLDER/loaded" ;; tag) [ ! -e "$FOLDER/unbuilt" ] ;;\nesac\n'
         )
         path.chmod(0o755)
     ready.environment["READMIT_CONTAINER_ENGINE"] = "engine"

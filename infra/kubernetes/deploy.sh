@@ -14,7 +14,8 @@ usage: infra/kubernetes/deploy.sh [options]
   --inference NODE     three-vms: the node for inference and the UI
   --observation NODE   three-vms: the node for the monitor, Prometheus, Alertmanager, Grafana
   --addons             enable MicroK8s' dns, hostpath-storage and metrics-server where they are off
-  --registry HOST:PORT take our images from there, for example localhost:32000
+  --registry HOST:PORT take our images from there, for example localhost:32000; without it, pods use what the nodes hold
+  --load-images        give the nodes of MicroK8s our images, as docker or podman here has them
   --timeout SECONDS    how long one Job or rollout may take (900)
   --dry-run            render, and show the commands; asks no cluster, changes nothing
   --help
@@ -25,6 +26,7 @@ USAGE
 overlay=single-node
 registry=
 addons=false
+load_images=false
 timeout=900
 labels=()
 while [ $# -gt 0 ]; do
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
         --help) usage; exit 0 ;;
         --dry-run) DRY_RUN=true; shift; continue ;;
         --addons) addons=true; shift; continue ;;
+        --load-images) load_images=true; shift; continue ;;
         --overlay | --data | --inference | --observation | --registry | --timeout)
             [ $# -ge 2 ] || refuse "$1 needs a value; see --help" ;;
         *) refuse "unknown option $1; see --help" ;;
@@ -50,6 +53,7 @@ case $overlay in
 esac
 [[ $timeout =~ ^[0-9]+$ ]] || refuse "--timeout $timeout is no number of seconds"
 [ "$overlay" = three-vms ] || [ ${#labels[@]} -eq 0 ] || refuse "nodes have roles in --overlay three-vms alone"
+[ -z "$registry" ] || ! $load_images || refuse "images come from --registry or by --load-images, not both"
 
 find_kubectl
 in_namespace=("${kubectl[@]}" --namespace "$NAMESPACE")
@@ -71,7 +75,8 @@ rendered=$(mktemp)
 trap 'rm -f "$rendered"' EXIT
 "${kubectl[@]}" kustomize --load-restrictor LoadRestrictionsNone "$here/overlays/$overlay" >"$rendered"
 if [ -n "$registry" ]; then
-    sed -i "s#^\( *\(- \)\{0,1\}image: \)readmit/#\1$registry/readmit/#" "$rendered"
+    sed -i -e "s#^\( *\(- \)\{0,1\}image: \)readmit/#\1$registry/readmit/#" \
+        -e 's#imagePullPolicy: Never$#imagePullPolicy: IfNotPresent#' "$rendered"
 fi
 say "$(grep -c '^kind:' "$rendered") objects"
 
@@ -80,6 +85,23 @@ if $addons; then
     for addon in dns hostpath-storage metrics-server; do
         if $DRY_RUN || [ "$(microk8s status --addon "$addon")" != enabled ]; then
             run microk8s enable "$addon"
+        fi
+    done
+fi
+
+if $load_images; then
+    command -v microk8s >/dev/null || $DRY_RUN || refuse "--load-images is for MicroK8s, which is not here"
+    engine_words=$(python3 "$root/infra/images/build" --engine)
+    read -ra engine <<<"$engine_words"
+    images=$(sed -n 's#^ *\(- \)\{0,1\}image: \(readmit/.*\)$#\2#p' "$rendered" | sort -u)
+    for image in $images; do
+        say "loading $image"
+        # By its full name: what podman calls readmit/… alone is localhost/readmit/…, another image to the cluster.
+        run "${engine[@]}" tag "$image" "docker.io/$image" || refuse "no image $image here; run: make images"
+        if $DRY_RUN; then
+            printf 'would run: %s\n' "${engine[*]} save docker.io/$image | microk8s images import"
+        else
+            "${engine[@]}" save "docker.io/$image" | microk8s images import
         fi
     done
 fi
