@@ -48,12 +48,13 @@ class Engine:
         """A running container; yields its name."""
         container = f"test-{name}-{os.getpid()}"
         given = [f"--env={variable}={value}" for variable, value in environment.items()]
-        began = self.run("run", "--detach", f"--name={container}", *RIGHTS, *given, *options, f"readmit/{name}:0.1.0")
-        assert began.returncode == 0, began.stderr
+        run = ("run", "--detach", f"--name={container}", *RIGHTS, *given, *options, f"readmit/{name}:0.1.0")
         try:
+            began = self.run(*run)
+            assert began.returncode == 0, began.stderr
             yield container
         finally:
-            self.run("rm", "--force", "--time=5", container)
+            self.run("rm", "--force", container)
 
 
 RIGHTS = (
