@@ -9,36 +9,30 @@ processor time is the steadiest of them, where other programs run beside.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from serving_load import encounter_script, load, load_options, server
 
 from readmit_bundle import read_bundle
 from readmit_chassis.kafka import create_topics
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.testing import embedded_kafka, free_port
-from readmit_contracts.encounter import example_encounter
 from readmit_contracts.topics import TOPICS
 from readmit_inference.cache import BundleCache
 from readmit_inference.testing import promote, tiny_bundle
 
 
 @dataclass(frozen=True)
-class Load:
+class Round:
     """One round: what `wrk` saw, and the processor time that the pod spent on a request."""
 
     requests_per_s: float
@@ -46,9 +40,8 @@ class Load:
     cpu_us: float
 
 
-@contextmanager
-def pod(folder: Path, kafka: str, *, log: bool) -> Iterator[str]:
-    """One inference process with a model in its cache; yields its address once it answers."""
+def pod(folder: Path, kafka: str, *, log: bool) -> AbstractContextManager[str]:
+    """One inference process with a model in its cache; its address once it answers."""
     port = free_port()
     environment = {
         "INFERENCE_PORT": str(port),
@@ -62,40 +55,17 @@ def pod(folder: Path, kafka: str, *, log: bool) -> Iterator[str]:
         "INFERENCE_LOG_PREDICTIONS": str(log).lower(),
         "INFERENCE_PSEUDONYM_KEY": "a key of the benchmark's own",
     }
-    command = [sys.executable, "-m", "readmit_inference"]
-    address = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{address}/readyz", timeout=2):  # noqa: S310  our own address
-                        break
-                except (urllib.error.URLError, ConnectionError):
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
+    return server([sys.executable, "-m", "readmit_inference"], environment, port)
 
 
-def load(address: str, script: Path, *, connections: int, seconds: float) -> Load:
-    """Requests per second and 99th percentile, all answers being 200."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
+def one_round(address: str, script: Path, *, connections: int, seconds: float) -> Round:
+    """Load the pod, and read what it spent."""
     cpu_s, answered = figure(address, "process_cpu_seconds_total"), figure(address, "predictions_total")
-    said = subprocess.run([*command, f"{address}/predict"], check=True, capture_output=True, text=True).stdout
+    seen = load(address, script, connections=connections, seconds=seconds)
     until_logged(address)
     cpu_s = figure(address, "process_cpu_seconds_total") - cpu_s
     answered = figure(address, "predictions_total") - answered
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise SystemExit(f"the server failed under load:\n{said}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
-    if rate is None or p99 is None:
-        raise SystemExit(f"cannot read what wrk said:\n{said}")
-    p99_ms = float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]]
-    return Load(float(rate[1]), p99_ms, cpu_s / answered * 1e6)
+    return Round(seen.requests_per_s, seen.p99_ms, cpu_s / answered * 1e6)
 
 
 def figure(address: str, name: str) -> float:
@@ -116,22 +86,11 @@ def until_logged(address: str, timeout_s: float = 30.0) -> None:
 
 def main() -> None:
     """Print the table, the ratios and what became of the events."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--trees", type=int, default=200)
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed: apt-get install wrk")
-    results: dict[str, list[Load]] = {"log off": [], "log on": []}
+    options = load_options(__doc__, rounds=9).parse_args()
+    results: dict[str, list[Round]] = {"log off": [], "log on": []}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="readmit-log-")))
-        script = folder / "post.lua"
-        body = json.dumps(example_encounter())
-        script.write_text(
-            f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{body}]==]\n'
-        )
+        script = encounter_script(folder)
         store = MemoryStore()
         promotion = promote(store, tiny_bundle(1, family="lightgbm", trees=options.trees), epoch=1)
         for name in results:
@@ -140,10 +99,12 @@ def main() -> None:
         asyncio.run(create_topics(kafka, [(topic.name, topic.partitions, topic.config()) for topic in TOPICS]))
         pods = {name: stack.enter_context(pod(folder / name, kafka, log=name == "log on")) for name in results}
         for address in pods.values():  # the first seconds of a process are not its usual ones
-            load(address, script, connections=options.connections, seconds=1)
+            one_round(address, script, connections=options.connections, seconds=1)
         for turn in range(options.rounds):
             for name in list(results)[:: 1 if turn % 2 else -1]:
-                results[name].append(load(pods[name], script, connections=options.connections, seconds=options.seconds))
+                results[name].append(
+                    one_round(pods[name], script, connections=options.connections, seconds=options.seconds)
+                )
         logging = pods["log on"]
         answered = figure(logging, "predictions_total")
         published = figure(logging, "prediction_log_published_total")

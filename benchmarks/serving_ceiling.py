@@ -9,39 +9,20 @@ anything, because the machine's own speed cancels out.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import re
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import FastAPI
+from serving_load import Load, encounter_script, load, load_options, server
 
 from readmit_bundle import read_bundle
 from readmit_chassis.process import Process, run
 from readmit_chassis.s3 import MemoryStore
-from readmit_contracts.encounter import example_encounter
+from readmit_chassis.testing import free_port
 from readmit_inference.cache import BundleCache
 from readmit_inference.testing import promote, tiny_bundle
-
-
-@dataclass(frozen=True)
-class Load:
-    """What `wrk` saw in one round."""
-
-    requests_per_s: float
-    p99_ms: float
 
 
 def no_op_app() -> FastAPI:
@@ -59,54 +40,9 @@ def no_op_app() -> FastAPI:
     return app
 
 
-@contextmanager
-def server(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
-    """One server process; yields its address once it is ready."""
-    address = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{address}/readyz", timeout=2):  # noqa: S310  our own address
-                        break
-                except (urllib.error.URLError, ConnectionError):
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
-            yield address
-        finally:
-            process.terminate()
-
-
-def load(address: str, script: Path, *, connections: int, seconds: float) -> Load:
-    """Requests per second and 99th percentile, all answers being 200."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
-    said = subprocess.run([*command, f"{address}/predict"], check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise SystemExit(f"the server failed under load:\n{said}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
-    if rate is None or p99 is None:
-        raise SystemExit(f"cannot read what wrk said:\n{said}")
-    return Load(float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]])
-
-
-def free_port() -> int:
-    """A TCP port that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
     """Load both servers in turns."""
-    script = folder / "post.lua"
-    body = json.dumps(example_encounter())
-    script.write_text(
-        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{body}]==]\n'
-    )
+    script = encounter_script(folder)
     store, cache = MemoryStore(), BundleCache(folder / "cache")
     promotion = promote(store, tiny_bundle(1, family="lightgbm", trees=options.trees), epoch=1)
     cache.write(promotion, read_bundle(store.get, promotion.bundle))
@@ -134,17 +70,11 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
 
 def main() -> None:
     """Print the table and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--trees", type=int, default=200)
+    parser = load_options(__doc__, rounds=5)
     parser.add_argument("--serve-no-op", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve_no_op:
         run(no_op_app(), host="127.0.0.1", port=options.serve_no_op, process=Process())
-    if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not installed: apt-get install wrk")
     with tempfile.TemporaryDirectory(prefix="readmit-ceiling-") as folder:
         results = compare(Path(folder), options)
     print(f"{'':14} {'requests/s':>11} {'p99 ms':>8}   (medians of {options.rounds} rounds)")
