@@ -75,15 +75,15 @@ def test_patients_like_those_trained_on_are_stable_and_others_are_drift(platform
         return seen if fresh else None
 
     began = datetime.now(UTC)
-    post(platform, patients(_WINDOW_ROWS, seed=23))
-    stable = platform.wait(lambda: drift("stable", began), "stable window of usual patients", timeout_s=90)
+    post(platform, patients(_WINDOW_ROWS + 100, seed=23))
+    stable = platform.wait(lambda: drift("stable", began), "stable window of usual patients", timeout_s=200)
     assert stable["window_rows"] == _WINDOW_ROWS
     assert stable["reference_rows"] > 10_000
     assert stable["synthetic"]
     before = metric(platform, "drift_detected_total")
 
     post(platform, [patient | {"payer_code": "Planted"} for patient in patients(700, seed=29)])
-    drifted = platform.wait(lambda: drift("drifted", began), "drift", timeout_s=90)
+    drifted = platform.wait(lambda: drift("drifted", began), "drift", timeout_s=150)
     assert [figure["feature"] for figure in drifted["figures"] if figure["drifted"]] == ["payer_code"]
     # The state and its event are one transaction; the counter and the gauges follow at once.
     platform.wait(lambda: metric(platform, "drift_detected_total") == before + 1, "the counted event", timeout_s=30)

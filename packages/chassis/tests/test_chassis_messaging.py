@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.inbox import first_time
-from readmit_chassis.kafka import Handler, consume, create_topics, follow, make_broker, publish
+from readmit_chassis.kafka import Handler, consume, create_topics, follow, make_broker, publish, publisher
 from readmit_chassis.lag import measure, watch_lag
 from readmit_chassis.metrics import CONSUMER_LAG
 from readmit_chassis.migrations import apply_migrations
@@ -177,6 +177,12 @@ async def test_every_follower_hears_everything_from_the_beginning(kafka: str, to
         async with consuming(kafka, topic, handle, Process(), grouped=False):
             await asyncio.wait_for(done.wait(), 30)
         assert heard == [1, 2, 3]
+
+
+async def test_publishing_before_the_client_is_connected_is_an_outage_and_no_bug(kafka: str) -> None:
+    broker = make_broker(KafkaSettings(bootstrap_servers=kafka, idempotent_producer=False), "test")
+    with pytest.raises(Transient, match="cannot publish to somewhere"):
+        await publisher(broker)("somewhere", b"k", b"{}", envelope().headers())
 
 
 async def lag_of(broker: Any, topic: str) -> int | None:

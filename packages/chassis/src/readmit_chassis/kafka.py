@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
+from faststream.exceptions import IncorrectState
 from faststream.kafka import KafkaBroker
 from faststream.message import StreamMessage
 from pydantic import BaseModel, ValidationError
@@ -77,7 +78,7 @@ def publisher(broker: KafkaBroker) -> Publisher:
     async def publish_bytes(topic: str, key: bytes, value: bytes, headers: dict[str, str]) -> None:
         try:
             await broker.publish(value, topic, key=key, headers=headers)
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError, IncorrectState) as error:  # the last: not connected yet, or no longer
             raise Transient(f"cannot publish to {topic}: {error!r}") from error
 
     return publish_bytes
