@@ -19,14 +19,17 @@ from .conftest import Platform, running_platform
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(420)]
 
 Encounter = dict[str, Any]
-_WINDOW_ROWS = 2_000
+#: Smaller than usual: the embedded broker commits some twenty messages a second.
+_WINDOW_ROWS = 800
 
 
 @pytest.fixture(scope="module", params=["embedded", "apache"])
 def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """A platform of our own: what other tests ask for would fill the window, and the reference of the risk."""
-    with running_platform(request.param, "--source", "sample:20000") as running:
-        yield running
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MONITOR_WINDOW_ROWS", str(_WINDOW_ROWS))
+        with running_platform(request.param, "--source", "sample:20000") as running:
+            yield running
 
 
 def patients(count: int, seed: int) -> list[Encounter]:
@@ -82,7 +85,7 @@ def test_patients_like_those_trained_on_are_stable_and_others_are_drift(platform
     assert stable["synthetic"]
     before = metric(platform, "drift_detected_total")
 
-    post(platform, [patient | {"payer_code": "Planted"} for patient in patients(700, seed=29)])
+    post(platform, [patient | {"payer_code": "Planted"} for patient in patients(300, seed=29)])
     drifted = platform.wait(lambda: drift("drifted", began), "drift", timeout_s=150)
     assert [figure["feature"] for figure in drifted["figures"] if figure["drifted"]] == ["payer_code"]
     # The state and its event are one transaction; the counter and the gauges follow at once.
