@@ -55,9 +55,20 @@ class IngestionRequested(Event):
     EVENT_TYPE: ClassVar[str] = "readmit.ingestion.requested.v1"
 
     request_id: UUID
-    source: Annotated[str, Field(min_length=1, description="path, http(s) URL, `uci`, or `sample[:ROWS]`")]
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="file or folder, http(s) or s3 URL (a checksum may follow: `#sha256=…`), `uci`,"
+            " `sample[:ROWS]`, or `quarantine:VERSION`: that version with its corrected rows",
+        ),
+    ]
     requested_by: Annotated[str, Field(min_length=1)]
     requested_at: AwareDatetime
+    batch_order: Annotated[
+        Literal["encounter", "shuffled"] | None,
+        Field(description="order of the training rows; without it, encounter order, which preserves drift in time"),
+    ] = None
 
 
 class IngestionFinished(Event):
@@ -76,6 +87,10 @@ class IngestionFinished(Event):
     rows_quarantined: Count = 0
     rows_excluded: Count = 0
     batches: Count = 0
+    quarantined_by: Annotated[
+        dict[str, int], Field(description="quarantined rows by `field: problem`, most frequent first, at most 20")
+    ] = {}
+    changes: Annotated[dict[str, int], Field(description="values that cleaning changed, by rule")] = {}
     error_code: str | None = None
     error_message: str | None = None
     finished_at: AwareDatetime
@@ -95,6 +110,11 @@ class BatchReady(Event):
     positives: Count
     batch_sha256: Annotated[Sha256, Field(description="digest of the batch's cleaned rows, in order")]
     synthetic: bool
+    origin: Annotated[
+        Literal["source", "feedback"],
+        Field(description="feedback: predictions whose outcome came back, appended to the version"),
+    ] = "source"
+    intervened: Annotated[Count, Field(description="rows in which somebody acted on the prediction")] = 0
 
 
 class TrainingRequested(Event):
@@ -242,11 +262,30 @@ class PredictionMade(Event):
     patient_key: Annotated[
         str | None, Field(description="keyed hash of the patient's number, stable per deployment; never the number")
     ] = None
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        Field(description="where the patient's hash puts the patient, for ever; absent without a patient's number"),
+    ] = None
     features: Annotated[
         dict[str, str | int | float | bool | None],
         Field(description="cleaned value by key of the encounter schema; encounter and patient numbers left out"),
     ]
     at: AwareDatetime
+
+
+class OutcomeRecorded(Event):
+    """What happened to a patient for whom a prediction was made."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.outcome.recorded.v1"
+
+    prediction_id: UUID
+    readmitted_within_30_days: bool
+    intervened: Annotated[
+        bool | None, Field(description="whether somebody acted on the prediction; absent when nobody said")
+    ] = None
+    observed_at: Annotated[AwareDatetime | None, Field(description="when the outcome was known")] = None
+    correction: Annotated[bool, Field(description="replaces what was recorded before")] = False
+    recorded_at: AwareDatetime
 
 
 class FeatureDrift(BaseModel):
@@ -288,6 +327,7 @@ EVENTS: tuple[type[Event], ...] = (
     ModelRejected,
     ModelLoaded,
     PredictionMade,
+    OutcomeRecorded,
     DriftDetected,
 )
 
@@ -306,6 +346,7 @@ __all__ = [
     "ModelRegistered",
     "ModelRejected",
     "ModelVersion",
+    "OutcomeRecorded",
     "PredictionMade",
     "TrainedModel",
     "TrainingFinished",

@@ -18,6 +18,7 @@ from readmit_contracts.events import (
     ModelRegistered,
     ModelRejected,
     ModelVersion,
+    OutcomeRecorded,
     PredictionMade,
     TrainedModel,
     TrainingFinished,
@@ -43,6 +44,7 @@ EXAMPLES: tuple[Event, ...] = (
         rows_quarantined=0,
         rows_excluded=2_423,
         batches=5,
+        changes={"num_medications: capped at 81": 3, "diag_1: leading zeros restored": 1_240},
         finished_at=_AT,
     ),
     BatchReady(
@@ -145,8 +147,16 @@ EXAMPLES: tuple[Event, ...] = (
         readmitted_within_30_days=True,
         latency_ms=0.41,
         patient_key="9d2c1f0a7b3e4d5c",
+        split="train",
         features={"age": "[70-80)", "time_in_hospital": 5, "number_inpatient": 2, "insulin": "Up", "weight": None},
         at=_AT,
+    ),
+    OutcomeRecorded(
+        prediction_id=UUID("c0ffee00-1b2c-4d3e-8f4a-5b6c7d8e9f00"),
+        readmitted_within_30_days=False,
+        intervened=True,
+        observed_at=datetime(2026, 12, 23, 9, 30, tzinfo=UTC),
+        recorded_at=datetime(2026, 12, 23, 10, 0, tzinfo=UTC),
     ),
     DriftDetected(
         drift_id=UUID("7e57d00d-aaaa-4bbb-8ccc-0123456789ab"),

@@ -79,6 +79,10 @@ PREDICTION_MADE = Topic(
     "prediction.made", events.PredictionMade, "prediction id", 3, 30 * _DAY_MS,
     producers=("inference",), consumers=("ingestor", "monitor"),
 )  # fmt: skip
+OUTCOME_RECORDED = Topic(
+    "outcome.recorded", events.OutcomeRecorded, "prediction id", 3, 365 * _DAY_MS,
+    producers=("ingestor",), consumers=("any",),
+)  # fmt: skip
 DRIFT_DETECTED = Topic(
     "drift.detected", events.DriftDetected, "model stream", 1, 365 * _DAY_MS,
     producers=("monitor",), consumers=("any",),
@@ -95,6 +99,7 @@ TOPICS: tuple[Topic, ...] = (
     MODEL_REJECTED,
     MODEL_LOADED,
     PREDICTION_MADE,
+    OUTCOME_RECORDED,
     DRIFT_DETECTED,
 )
 
