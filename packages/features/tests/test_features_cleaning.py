@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from readmit_contracts.encounter import BY_KEY, COLUMNS, example_encounter
 from readmit_features.cleaning import ColumnReader, clean_encounter, clean_rows, parse_value
-from readmit_features.split import split_of
+from readmit_features.split import split_of, splits_of
 from readmit_features.synthetic import write_sample
 
 _JSON = st.recursive(
@@ -151,6 +151,11 @@ def test_the_split_never_changes() -> None:
     splits = [split_of(patient) for patient in range(20_000)]
     for split, share in (("train", 0.70), ("validation", 0.15), ("test", 0.15)):
         assert abs(splits.count(split) / 20_000 - share) < 0.01
+
+
+@given(st.lists(st.integers(1, 2**53), max_size=30), st.lists(st.integers(1, 2**53), max_size=30))
+def test_whoever_arrives_later_moves_nobody(early: list[int], late: list[int]) -> None:
+    assert splits_of(early + late) == splits_of(early) + splits_of(late) == list(map(split_of, early + late))
 
 
 def test_the_synthetic_sample_is_the_same_every_time_and_plausible() -> None:

@@ -18,6 +18,7 @@ from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.events import PredictionMade
+from readmit_features.split import split_of
 from readmit_inference.domain import Answered, predict, prepare
 from readmit_inference.prediction_event import Logged, Record, encoder
 from readmit_inference.prediction_log import PredictionLog
@@ -127,6 +128,35 @@ def test_without_a_patients_number_there_is_no_pseudonym(answered: Answered) -> 
     nameless = answered._replace(values=answered.values | {"patient_nbr": None})
     record = encoder("pod-1", "source", KEY)(Logged(nameless, 0.001, time.time()))
     assert PredictionMade.model_validate_json(record.value).patient_key is None
+
+
+def split_on_the_wire(answered: Answered, patient_nbr: int | None) -> object:
+    asked = answered._replace(values=answered.values | {"patient_nbr": patient_nbr})
+    record = encoder("pod-1", "source", None)(Logged(asked, 0.001, time.time()))
+    return PredictionMade.model_validate_json(record.value).split
+
+
+def test_an_answer_says_in_which_split_its_patient_is_and_always_was(answered: Answered) -> None:
+    seen = {patient: split_on_the_wire(answered, patient) for patient in range(1, 60)}
+    assert seen == {patient: split_of(patient) for patient in seen}
+    assert set(seen.values()) == {"train", "validation", "test"}
+
+
+def test_without_a_patients_number_there_is_no_split(answered: Answered) -> None:
+    assert split_on_the_wire(answered, None) is None
+
+
+async def test_keeping_an_answer_encodes_nothing(answered: Answered) -> None:
+    encoded: list[Logged] = []
+
+    def encode(logged: Logged) -> Record:
+        encoded.append(logged)
+        return numbered(logged)
+
+    log = PredictionLog(encode, FakeTopic().publish, capacity=10)
+    log.add(answered, 1)
+    await asyncio.sleep(0)
+    assert (len(log), encoded) == (1, [])
 
 
 def test_a_key_that_can_be_guessed_is_refused(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """`python -m readmit_contracts write|check [ROOT]`: the files that are generated from the contracts.
 
-JSON Schemas and examples of the events, and `infra/kafka/topics.yaml`. `check` exits with 1 and names what is stale.
+JSON Schemas and examples of the events, `infra/kafka/topics.yaml`, and `docs/data-dictionary.md`. `check` exits with 1
+and names what is stale.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from readmit_contracts.data_dictionary import data_dictionary
 from readmit_contracts.events import EVENTS, Event
 from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import DEAD_LETTER_RETENTION_MS, TOPICS
@@ -24,6 +26,7 @@ def generated_files() -> dict[str, str]:
         for example in EXAMPLES
     }
     files["infra/kafka/topics.yaml"] = topics_yaml()
+    files["docs/data-dictionary.md"] = data_dictionary()
     return files
 
 

@@ -1,21 +1,21 @@
 """The encounter schema: all 50 columns of the UCI data set as one declared table.
 
 Everything that needs to know a column derives it from `COLUMNS`: validation at ingestion and at `/predict`, database
-types, the OpenAPI schema, the synthetic sample, the form's choices.
-
-Sources: the UCI data dictionary (data set 296, doi 10.24432/C5230J) and Strack et al., "Impact of HbA1c Measurement on
-Hospital Readmission Rates", BioMed Research International 2014, doi 10.1155/2014/781670 (table 1).
+types and constraints (`encounter_sql`), the OpenAPI schema, the synthetic sample, the form's choices, the page
+docs/data-dictionary.md (`data_dictionary`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
+
+from readmit_contracts.code_tables import CODE_TABLES, WHY_NOT_READMITTABLE, Code, labels, unknown_codes
 
 
 class Kind(StrEnum):
@@ -42,18 +42,41 @@ class Group(StrEnum):
     OUTCOME = "outcome"
 
 
+class Document(StrEnum):
+    """Where a column is described; the data dictionary page gives titles and addresses."""
+
+    UCI = "UCI data dictionary"  #: of data set 296, doi 10.24432/C5230J
+    STRACK = "Strack et al. 2014, table 1"  #: doi 10.1155/2014/781670
+    CODES = "IDS_mapping.csv"  #: part of the data set
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document, and what it calls the column."""
+
+    document: Document
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of an encounter.
 
     `required` says whether `/predict` insists on it; `default` is what stands there when it is absent (None: missing).
     `low`/`high` bound what is possible; beyond `usual_high` (the largest value in the study) a value is capped.
+    `table_1` is what table 1 of Strack et al. calls the column.
+
+    Three ways of not knowing are kept apart. `missing_marker` is what the data set writes where nothing was recorded;
+    it is read as missing. `not_measured` is a value like any other: that no test was made is knowledge.
+    `unknown_values` are values and codes by which the hospital itself said that it does not know; they are kept.
+    `may_be_missing` says whether a cleaned row of a file may lack a value.
     """
 
     name: str
     kind: Kind
     group: Group
     description: str
+    table_1: str
     unit: str | None = None
     allowed: tuple[str, ...] = ()
     labels: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -64,6 +87,10 @@ class Column:
     default: str | None = None
     is_feature: bool = True
     example: str | int | None = None
+    missing_marker: str | None = None
+    not_measured: str | None = None
+    unknown_values: tuple[str | int, ...] = ()
+    may_be_missing: bool = True
 
     @property
     def key(self) -> str:
@@ -75,65 +102,26 @@ class Column:
         """Whether the cleaned value is a whole number (else text)."""
         return self.kind in {Kind.IDENTIFIER, Kind.COUNT, Kind.CODE}
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The documents that this column is declared after."""
+        described = (Source(Document.UCI, self.name), Source(Document.STRACK, self.table_1))
+        return (*described, Source(Document.CODES, self.name)) if self.kind is Kind.CODE else described
+
 
 def normalise_name(name: str) -> str:
     """Field names arrive as `A1Cresult`, `glyburide-metformin` or `glyburide_metformin`: all mean one column."""
     return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
-#: What stands for "we do not know" in a source file. "None" in the two laboratory columns is *not* one of these: there
-#: it means "not measured", which is knowledge.
-MISSING_MARKERS: frozenset[str] = frozenset({"", "?", "null", "nan", "na", "n/a"})
+#: What the data set writes where nothing was recorded.
+MISSING_MARKER = "?"
+#: What stands for "we do not know" in a source file, whoever wrote it. "None" in the two laboratory columns is *not*
+#: one of these: there it means "not measured", which is knowledge.
+MISSING_MARKERS: frozenset[str] = frozenset({"", MISSING_MARKER, "null", "nan", "na", "n/a"})
 
-_ADMISSION_TYPES = {
-    1: "Emergency", 2: "Urgent", 3: "Elective", 4: "Newborn", 5: "Not available", 6: "Null", 7: "Trauma center",
-    8: "Not mapped",
-}  # fmt: skip
-_DISPOSITIONS = {
-    1: "Discharged to home",
-    2: "Transferred to another short-term hospital",
-    3: "Transferred to a skilled nursing facility",
-    4: "Transferred to an intermediate care facility",
-    5: "Transferred to another type of inpatient institution",
-    6: "Home with home health service",
-    7: "Left against medical advice",
-    8: "Home under care of a home IV provider",
-    9: "Admitted as an inpatient to this hospital",
-    10: "Neonate transferred for aftercare",
-    11: "Expired",
-    12: "Still a patient, or expected back for outpatient services",
-    13: "Hospice, home",
-    14: "Hospice, medical facility",
-    15: "Transferred to a Medicare-approved swing bed here",
-    16: "Referred elsewhere for outpatient services",
-    17: "Referred to this institution for outpatient services",
-    18: "Null",
-    19: "Expired at home (Medicaid hospice)",
-    20: "Expired in a medical facility (Medicaid hospice)",
-    21: "Expired, place unknown (Medicaid hospice)",
-    22: "Transferred to a rehabilitation facility",
-    23: "Transferred to a long-term care hospital",
-    24: "Transferred to a nursing facility certified by Medicaid only",
-    25: "Not mapped",
-    26: "Unknown or invalid",
-    27: "Transferred to a federal health care facility",
-    28: "Transferred to a psychiatric hospital",
-    29: "Transferred to a critical access hospital",
-    30: "Transferred to another type of institution",
-}
-_SOURCES = {
-    1: "Physician referral", 2: "Clinic referral", 3: "HMO referral", 4: "Transfer from a hospital",
-    5: "Transfer from a skilled nursing facility", 6: "Transfer from another facility", 7: "Emergency room",
-    8: "Court or law enforcement", 9: "Not available", 10: "Transfer from a critical access hospital",
-    11: "Normal delivery", 12: "Premature delivery", 13: "Sick baby", 14: "Extramural birth", 15: "Not available",
-    17: "Null", 18: "Transfer from another home health agency", 19: "Readmission to the same home health agency",
-    20: "Not mapped", 21: "Unknown or invalid", 22: "Transfer within the hospital, separate claim",
-    23: "Born inside this hospital", 24: "Born outside this hospital",
-    25: "Transfer from an ambulatory surgery center", 26: "Transfer from hospice",
-}  # fmt: skip
-
-#: Discharges after which nobody can be readmitted: death or hospice. Such encounters are set apart from modelling.
-NOT_READMITTABLE: frozenset[int] = frozenset({11, 13, 14, 19, 20, 21})
+#: Discharges after which nobody can be readmitted; `code_tables.WHY_NOT_READMITTABLE` says why.
+NOT_READMITTABLE: frozenset[int] = frozenset(WHY_NOT_READMITTABLE)
 
 AGE_BANDS = tuple(f"[{low}-{low + 10})" for low in range(0, 100, 10))
 WEIGHT_BANDS = (*(f"[{low}-{low + 25})" for low in range(0, 200, 25)), ">200")
@@ -157,72 +145,90 @@ _DRUGS = (
 )  # fmt: skip
 
 
-def _count(
-    name: str, description: str, low: int, high: int, usual_high: int, example: int, unit: str | None = None
-) -> Column:
+def _identifier(name: str, description: str, table_1: str, example: int) -> Column:
     return Column(
-        name, Kind.COUNT, Group.STAY, description, unit=unit, low=low, high=high, usual_high=usual_high,
-        required=True, example=example,
+        name, Kind.IDENTIFIER, Group.IDENTITY, description, table_1, low=1, high=2**53, is_feature=False,
+        may_be_missing=False, example=example,
     )  # fmt: skip
 
 
-def _diagnosis(name: str, which: str, example: str, *, required: bool = False) -> Column:
+def _code(name: str, description: str, table_1: str, example: int) -> Column:
     return Column(
-        name,
-        Kind.DIAGNOSIS,
-        Group.DIAGNOSES,
-        f"{which} diagnosis, ICD-9-CM code",
-        required=required,
-        example=example,
-    )
+        name, Kind.CODE, Group.ADMISSION, description, table_1, labels=labels(name), unknown_values=unknown_codes(name),
+        required=True, may_be_missing=False, example=example,
+    )  # fmt: skip
+
+
+def _count(
+    name: str, description: str, table_1: str, unit: str, *, low: int, high: int, usual_high: int, example: int
+) -> Column:
+    return Column(
+        name, Kind.COUNT, Group.STAY, description, table_1, unit=unit, low=low, high=high, usual_high=usual_high,
+        required=True, may_be_missing=False, example=example,
+    )  # fmt: skip
+
+
+def _diagnosis(name: str, which: str, table_1: str, example: str, *, required: bool = False) -> Column:
+    return Column(
+        name, Kind.DIAGNOSIS, Group.DIAGNOSES, f"{which} diagnosis, ICD-9-CM code", table_1, required=required,
+        missing_marker=MISSING_MARKER, example=example,
+    )  # fmt: skip
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("encounter_id", Kind.IDENTIFIER, Group.IDENTITY, "Unique identifier of the encounter",
-           low=1, high=2**53, is_feature=False, example=1000001),
-    Column("patient_nbr", Kind.IDENTIFIER, Group.IDENTITY, "Unique identifier of the patient",
-           low=1, high=2**53, is_feature=False, example=2000001),
+    _identifier("encounter_id", "Unique identifier of the encounter", "Encounter ID", 1000001),
+    _identifier("patient_nbr", "Unique identifier of the patient", "Patient number", 2000001),
     Column("race", Kind.CLOSED, Group.DEMOGRAPHICS, "Race as recorded; kept for audit, not a feature by default",
-           allowed=("Caucasian", "AfricanAmerican", "Hispanic", "Asian", "Other"), is_feature=False,
-           example="Caucasian"),
-    Column("gender", Kind.CLOSED, Group.DEMOGRAPHICS, "Sex as recorded",
-           allowed=("Female", "Male", "Unknown/Invalid"), required=True, example="Female"),
-    Column("age", Kind.CLOSED, Group.DEMOGRAPHICS, "Age band", unit="years",
+           "Race", allowed=("Caucasian", "AfricanAmerican", "Hispanic", "Asian", "Other"), is_feature=False,
+           missing_marker=MISSING_MARKER, example="Caucasian"),
+    Column("gender", Kind.CLOSED, Group.DEMOGRAPHICS, "Sex as recorded", "Gender",
+           allowed=("Female", "Male", "Unknown/Invalid"), unknown_values=("Unknown/Invalid",), required=True,
+           example="Female"),
+    Column("age", Kind.CLOSED, Group.DEMOGRAPHICS, "Age band", "Age", unit="years",
            allowed=AGE_BANDS, required=True, example="[70-80)"),
-    Column("weight", Kind.CLOSED, Group.DEMOGRAPHICS, "Weight band (missing in 97 % of the data)", unit="pounds",
-           allowed=WEIGHT_BANDS, is_feature=False, example="[75-100)"),
-    Column("admission_type_id", Kind.CODE, Group.ADMISSION, "Type of admission",
-           labels=MappingProxyType(_ADMISSION_TYPES), required=True, example=1),
-    Column("discharge_disposition_id", Kind.CODE, Group.ADMISSION, "Where the patient went at discharge",
-           labels=MappingProxyType(_DISPOSITIONS), required=True, example=1),
-    Column("admission_source_id", Kind.CODE, Group.ADMISSION, "Where the patient came from",
-           labels=MappingProxyType(_SOURCES), required=True, example=7),
-    _count("time_in_hospital", "Length of the stay", 1, 365, 14, 3, unit="days"),
-    Column("payer_code", Kind.OPEN, Group.ADMISSION, "Payer", allowed=PAYERS, example="MC"),
+    Column("weight", Kind.CLOSED, Group.DEMOGRAPHICS, "Weight band (missing in 97 % of the data)", "Weight",
+           unit="pounds", allowed=WEIGHT_BANDS, is_feature=False, missing_marker=MISSING_MARKER, example="[75-100)"),
+    _code("admission_type_id", "Type of admission", "Admission type", 1),
+    _code("discharge_disposition_id", "Where the patient went at discharge", "Discharge disposition", 1),
+    _code("admission_source_id", "Where the patient came from", "Admission source", 7),
+    _count("time_in_hospital", "Length of the stay", "Time in hospital", "days",
+           low=1, high=365, usual_high=14, example=3),
+    Column("payer_code", Kind.OPEN, Group.ADMISSION, "Payer", "Payer code", allowed=PAYERS,
+           missing_marker=MISSING_MARKER, example="MC"),
     Column("medical_specialty", Kind.OPEN, Group.ADMISSION, "Specialty of the admitting physician",
-           allowed=SPECIALTIES, example="Cardiology"),
-    _count("num_lab_procedures", "Laboratory tests during the stay", 0, 1000, 132, 59),
-    _count("num_procedures", "Procedures other than laboratory tests during the stay", 0, 100, 6, 0),
-    _count("num_medications", "Distinct generic drugs given during the stay", 0, 500, 81, 18),
-    _count("number_outpatient", "Outpatient visits in the year before", 0, 365, 42, 0),
-    _count("number_emergency", "Emergency visits in the year before", 0, 365, 76, 0),
-    _count("number_inpatient", "Inpatient visits in the year before", 0, 365, 21, 0),
-    _diagnosis("diag_1", "Primary", "428", required=True),
-    _diagnosis("diag_2", "Secondary", "250.01"),
-    _diagnosis("diag_3", "Additional secondary", "401"),
-    _count("number_diagnoses", "Diagnoses entered", 0, 100, 16, 9),
-    Column("max_glu_serum", Kind.CLOSED, Group.LABORATORY, "Glucose serum test; None: not measured", unit="mg/dL",
-           allowed=("None", "Norm", ">200", ">300"), default="None", example="None"),
-    Column("A1Cresult", Kind.CLOSED, Group.LABORATORY, "HbA1c test; None: not measured", unit="%",
-           allowed=("None", "Norm", ">7", ">8"), default="None", example=">8"),
+           "Medical specialty", allowed=SPECIALTIES, missing_marker=MISSING_MARKER, example="Cardiology"),
+    _count("num_lab_procedures", "Laboratory tests during the stay", "Number of lab procedures", "tests",
+           low=0, high=1000, usual_high=132, example=59),
+    _count("num_procedures", "Procedures other than laboratory tests during the stay", "Number of procedures",
+           "procedures", low=0, high=100, usual_high=6, example=0),
+    _count("num_medications", "Distinct generic drugs given during the stay", "Number of medications", "drugs",
+           low=0, high=500, usual_high=81, example=18),
+    _count("number_outpatient", "Outpatient visits in the year before", "Number of outpatient visits", "visits",
+           low=0, high=365, usual_high=42, example=0),
+    _count("number_emergency", "Emergency visits in the year before", "Number of emergency visits", "visits",
+           low=0, high=365, usual_high=76, example=0),
+    _count("number_inpatient", "Inpatient visits in the year before", "Number of inpatient visits", "visits",
+           low=0, high=365, usual_high=21, example=0),
+    _diagnosis("diag_1", "Primary", "Diagnosis 1", "428", required=True),
+    _diagnosis("diag_2", "Secondary", "Diagnosis 2", "250.01"),
+    _diagnosis("diag_3", "Additional secondary", "Diagnosis 3", "401"),
+    _count("number_diagnoses", "Diagnoses entered", "Number of diagnoses", "diagnoses",
+           low=0, high=100, usual_high=16, example=9),
+    Column("max_glu_serum", Kind.CLOSED, Group.LABORATORY, "Glucose serum test; None: not measured",
+           "Glucose serum test result", unit="mg/dL", allowed=("None", "Norm", ">200", ">300"), default="None",
+           not_measured="None", example="None"),
+    Column("A1Cresult", Kind.CLOSED, Group.LABORATORY, "HbA1c test; None: not measured", "A1c test result", unit="%",
+           allowed=("None", "Norm", ">7", ">8"), default="None", not_measured="None", example=">8"),
     *(Column(drug, Kind.CLOSED, Group.MEDICATION, f"Whether {drug} was prescribed and how its dose changed",
-             allowed=DOSES, default="No", example="Up" if drug == "insulin" else "No") for drug in _DRUGS),
-    Column("change", Kind.CLOSED, Group.MEDICATION, "Whether diabetes medication changed", allowed=("No", "Ch"),
-           required=True, example="Ch"),
+             "24 features for medications", allowed=DOSES, default="No",
+             example="Up" if drug == "insulin" else "No") for drug in _DRUGS),
+    Column("change", Kind.CLOSED, Group.MEDICATION, "Whether diabetes medication changed", "Change of medications",
+           allowed=("No", "Ch"), required=True, example="Ch"),
     Column("diabetesMed", Kind.CLOSED, Group.MEDICATION, "Whether diabetes medication was prescribed",
-           allowed=("No", "Yes"), required=True, example="Yes"),
+           "Diabetes medications", allowed=("No", "Yes"), required=True, example="Yes"),
     Column("readmitted", Kind.CLOSED, Group.OUTCOME, "Days to readmission; the outcome, never a feature",
-           allowed=("NO", ">30", "<30"), is_feature=False, example="NO"),
+           "Readmitted", unit="days", allowed=("NO", ">30", "<30"), is_feature=False, may_be_missing=False,
+           example="NO"),
 )  # fmt: skip
 
 BY_KEY: Mapping[str, Column] = MappingProxyType({column.key: column for column in COLUMNS})
@@ -233,15 +239,23 @@ DRUG_KEYS: tuple[str, ...] = tuple(BY_KEY[_drug].key for _drug in map(normalise_
 POSITIVE_OUTCOME = "<30"
 
 
-def schema_sha256() -> str:
+def schema_sha256(
+    columns: Sequence[Column] = COLUMNS,
+    code_tables: Mapping[str, Sequence[Code]] = CODE_TABLES,
+    missing_markers: Set[str] = MISSING_MARKERS,
+) -> str:
     """Digest of the whole schema: it changes whenever a rule does, so lineage can tell which rules cleaned a row."""
-    described = [
-        {
-            **{name: getattr(column, name) for name in Column.__slots__ if name != "labels"},
-            "labels": dict(column.labels),
-        }
-        for column in COLUMNS
-    ]
+    described = {
+        "columns": [
+            {
+                **{name: getattr(column, name) for name in Column.__slots__ if name != "labels"},
+                "labels": dict(column.labels),
+            }
+            for column in columns
+        ],
+        "code_tables": {table: [astuple(code) for code in codes] for table, codes in code_tables.items()},
+        "missing_markers": sorted(missing_markers),
+    }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

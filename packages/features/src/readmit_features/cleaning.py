@@ -1,7 +1,8 @@
 """The one reader of encounters: the ingestor's CSV cells and the JSON of `/predict` go through the same rules.
 
-`parse_value` is the rule for one value; everything else here applies it: `clean_encounter` to one encounter from JSON,
-`clean_rows` to many rows of a file. So training and serving cannot disagree about what a value means.
+`parse_value` is the rule for one value; everything else applies it: `clean_encounter` to one encounter from JSON,
+`clean_rows` to rows of a file, `table.clean_table` to its columns. So training and serving cannot disagree about what a
+value means.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from readmit_contracts.encounter import BY_KEY, COLUMNS, MISSING_MARKERS, Column, Group, Kind, normalise_name
 from readmit_contracts.prediction import FieldError, FieldWarning
+from readmit_features import icd9
 
 Value = int | str | None
 
@@ -27,11 +29,15 @@ _ICD9 = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,2})?|V[0-9]{2}(?:\.[0-9]{1,2})?|E[0-
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What one raw value means: a clean value (None: missing), or the `problem` for which it was refused."""
+    """What one raw value means: a clean value (None: missing), or the `problem` for which it was refused.
+
+    `change` names the rule by which a cell of a file became another value, or was kept though it looks wrong.
+    """
 
     value: Value = None
     warning: str | None = None
     problem: str | None = None
+    change: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,8 @@ def _parse_diagnosis(_: Column, raw: object) -> Parsed:
         # Spreadsheets drop leading zeros, and the data set has lost them: 38 is 038, septicaemia.
         category, dot, detail = code.partition(".")
         code = category.zfill(3) + dot + detail
-    return Parsed(code)
+    known = icd9.is_known_category(code)
+    return Parsed(code, warning=None if known else "is in no category of ICD-9-CM, and is kept as it is")
 
 
 _PARSERS: Mapping[Kind, Callable[[Column, object], Parsed]] = {
@@ -228,8 +235,9 @@ class ColumnReader:
         return parsed
 
 
-_READERS: tuple[ColumnReader, ...] = tuple(ColumnReader(column) for column in COLUMNS)
-_INPUTS: tuple[ColumnReader, ...] = tuple(r for r in _READERS if r.column.group is not Group.OUTCOME)
+#: One reader per column, in schema order.
+READERS: tuple[ColumnReader, ...] = tuple(ColumnReader(column) for column in COLUMNS)
+_INPUTS: tuple[ColumnReader, ...] = tuple(r for r in READERS if r.column.group is not Group.OUTCOME)
 _BY_NAME: Mapping[str, ColumnReader] = {
     spelling: reader for reader in _INPUTS for spelling in (reader.column.name, reader.key)
 }
@@ -252,17 +260,17 @@ def clean_encounter(raw: Mapping[str, object]) -> Cleaned:
         # Most values are texts that were seen before: spare them the call.
         parsed = (reader.remembered.get(value) if value.__class__ is str else None) or reader.read(value)
         if names.setdefault(key, name) is not name and parsed != reader.read(raw[names[key]]):
-            errors.append(_error(key, name, value, f"is also given as {names[key]}, with another value"))
+            errors.append(field_error(key, name, value, f"is also given as {names[key]}, with another value"))
             continue
         values[key] = parsed.value
         if parsed.warning or parsed.problem:
             if parsed.warning:
                 warnings.append(_warning(name, value, parsed.warning))
             if parsed.problem:
-                errors.append(_error(key, name, value, parsed.problem))
+                errors.append(field_error(key, name, value, parsed.problem))
     refused = {normalise_name(error.field) for error in errors} if errors else set()
     errors.extend(
-        _error(key, names.get(key, BY_KEY[key].name), raw.get(names.get(key, "")), "is required")
+        field_error(key, names.get(key, BY_KEY[key].name), raw.get(names.get(key, "")), "is required")
         for key in _REQUIRED
         if values[key] is None and key not in refused
     )
@@ -277,12 +285,12 @@ def clean_rows(rows: Sequence[Sequence[str]]) -> CleanedRows:
     refused: dict[int, list[FieldError]] = {}
     warnings = 0
     columns: list[list[Value]] = []
-    for reader, cells in zip(_READERS, zip(*rows, strict=True), strict=True):
-        parsed = {cell: _read_cell(reader, cell) for cell in set(cells)}
+    for reader, cells in zip(READERS, zip(*rows, strict=True), strict=True):
+        parsed = {cell: read_cell(reader, cell) for cell in set(cells)}
         if any(one.problem or one.warning for one in parsed.values()):
             for index, cell in enumerate(cells):
                 if problem := parsed[cell].problem:
-                    refused.setdefault(index, []).append(_error(reader.key, reader.column.name, cell, problem))
+                    refused.setdefault(index, []).append(field_error(reader.key, reader.column.name, cell, problem))
                 warnings += parsed[cell].warning is not None
         values = {cell: one.value for cell, one in parsed.items()}
         columns.append([values[cell] for cell in cells])
@@ -291,19 +299,44 @@ def clean_rows(rows: Sequence[Sequence[str]]) -> CleanedRows:
     return CleanedRows([cleaned[index] for index in kept] if refused else cleaned, kept, refused, warnings)
 
 
-def _read_cell(reader: ColumnReader, cell: str) -> Parsed:
+def read_cell(reader: ColumnReader, cell: str) -> Parsed:
+    """What a cell of a file means: as `parse_value`, but a number or an outcome may not be missing."""
     parsed = reader.read(cell)
-    if parsed.value is None and parsed.problem is None:
-        column = reader.column
-        if column.is_number or column.group is Group.OUTCOME:
-            return Parsed(problem="is missing")
-    return parsed
+    if parsed.problem is not None:
+        return parsed
+    column = reader.column
+    if parsed.value is None and not column.may_be_missing:
+        return Parsed(problem="is missing")
+    change = _change(column, cell, parsed)
+    return parsed if change is None else replace(parsed, change=change)
+
+
+def _change(column: Column, cell: str, parsed: Parsed) -> str | None:
+    """The rule that made another value of the cell; one of few texts, since it is counted and shown."""
+    given, text = cell.strip(), "" if parsed.value is None else str(parsed.value)
+    if column.kind is Kind.DIAGNOSIS and parsed.warning is not None:
+        return "unknown category kept"
+    if text == cell:
+        return None
+    if text == given:
+        return "blanks trimmed"
+    if parsed.value is None:
+        return "missing marker read as missing"
+    return f"capped at {text}" if parsed.warning is not None else _rewritten(column, given, text)
+
+
+def _rewritten(column: Column, given: str, text: str) -> str:
+    if column.is_number:
+        return "rewritten as a whole number"
+    zeros = column.kind is Kind.DIAGNOSIS and text.lstrip("0") == given.lstrip("0")
+    return "leading zeros restored" if zeros else "spelling made canonical"
 
 
 def _warning(name: str, value: object, message: str) -> FieldWarning:
     return FieldWarning(field=str(shown(name)), value=shown(value), message=message)
 
 
-def _error(key: str, name: str, value: object, problem: str) -> FieldError:
+def field_error(key: str, name: str, value: object, problem: str) -> FieldError:
+    """A refusal in words: what stood in which field, and what is allowed there."""
     allowed = allowed_text(BY_KEY[key])
     return FieldError(field=str(shown(name)), value=shown(value), problem=problem, allowed=allowed)

@@ -1,34 +1,48 @@
 """A synthetic sample with the schema of the real data: for machines without network, for tests and for demonstrations.
 
-Marginals and missingness follow what was measured in the UCI data set (doi 10.24432/C5230J); the risk structure is
+It is made in blocks, so that a sample of any size takes the memory of one block. Vocabularies are the schema's;
+marginals and missingness follow what was measured in the UCI data set (doi 10.24432/C5230J); the risk structure is
 plausible, and made up. Never a substitute for data: everything derived from it is marked `synthetic`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from readmit_contracts.encounter import AGE_BANDS, COLUMNS, DRUG_KEYS, NOT_READMITTABLE, PAYERS, SPECIALTIES
+from readmit_contracts.encounter import (
+    AGE_BANDS,
+    BY_KEY,
+    COLUMNS,
+    DOSES,
+    DRUG_KEYS,
+    NOT_READMITTABLE,
+    PAYERS,
+    SPECIALTIES,
+)
+from readmit_features.drawn import Block, Drawn, Flags, Numbers, Places
 
 DEFAULT_ROWS = 30_000
 #: Synthetic encounters are numbered from here, far above any real number, so that rows of a sample are known for what
 #: they are in whatever file they come back.
 FIRST_SYNTHETIC_ID = 9_000_000_000_000_000
 
+_BLOCK_ROWS = 100_000
+_ENCOUNTER_STEP, _PATIENT_STEP = 8_000, 5_000  # below this much above the identifier before
+_BLOCK_IDS = _BLOCK_ROWS * _ENCOUNTER_STEP
+#: More have no identifiers below 2**53, where numbers stop being exact in JSON.
+MAX_ROWS = (2**53 - FIRST_SYNTHETIC_ID) // _BLOCK_IDS * _BLOCK_ROWS
+
 Shares = Mapping[str, float] | Mapping[int, float]
-Cells = NDArray[np.generic]
-Numbers = NDArray[np.float64]
-Texts = NDArray[np.str_]
 
 _POSITIVE_SHARE = 0.112
 
 # Weights are shares in percent (or counts in hundreds: they are normalised).
 _ENCOUNTERS_PER_PATIENT = {1: 76.5, 2: 14.6, 3: 4.7, 4: 2.0, 5: 1.0, 6: 0.5, 7: 0.3, 8: 0.2, 12: 0.1, 20: 0.05}
+_GENDERS = {"Female": 53.76, "Male": 46.23, "Unknown/Invalid": 0.01}
 _RACES = {"Caucasian": 748, "AfricanAmerican": 189, "?": 22, "Hispanic": 20, "Other": 15, "Asian": 6}
 _AGES = dict(zip(AGE_BANDS, (0.2, 0.7, 1.6, 3.7, 9.5, 17.0, 22.1, 25.6, 16.9, 2.7), strict=True))
 _WEIGHTS = {"?": 968.6, "[75-100)": 13.1, "[50-75)": 8.8, "[100-125)": 6.1, "[125-150)": 1.4, "[25-50)": 1.0,
@@ -63,95 +77,146 @@ _PRIMARY = {
     "584": (1.5, 0.2), "V57": (1.2, 0.8), "250.6": (1.1, 0.3), "518": (1.1, 0.05), "820": (1.0, 0.45), "8": (0.5, 0.1),
 }  # fmt: skip
 _SECONDARY = ("276", "428", "250", "427", "401", "496", "599", "403", "414", "411", "250.02", "707", "585", "272")
+# The long tail of diagnoses; leading zeros are lost, as in the real file.
+_NUMBERS = tuple(str(number) for number in range(1, 1000))
+_DIABETES = tuple(f"250.{detail:02d}" for detail in range(94))
+_SUPPLEMENTARY = tuple(f"V{number:02d}" for number in range(1, 86))
+_EXTERNAL = tuple(f"E{number}" for number in range(800, 1000))
+_RARE = (*_NUMBERS, *_DIABETES, *_SUPPLEMENTARY, *_EXTERNAL)
 
 
 def write_sample(destination: Path | TextIO, rows: int = DEFAULT_ROWS, seed: int = 7) -> None:
     """Write a CSV with the header of the real file and `rows` encounters; the same bytes for the same arguments."""
-    columns = sample_columns(rows, seed)
-    lines = (",".join(cells) for cells in zip(*columns.values(), strict=True))
-    text = ",".join(columns) + "\n" + "".join(f"{line}\n" for line in lines)
     if isinstance(destination, Path):
-        destination.write_text(text, encoding="utf-8", newline="\n")
+        with destination.open("wb") as file:
+            for block in sample_blocks(rows, seed):
+                file.write(block)
     else:
-        destination.write(text)
+        for block in sample_blocks(rows, seed):
+            destination.write(block.decode())
+
+
+def sample_blocks(rows: int = DEFAULT_ROWS, seed: int = 7) -> Iterator[bytes]:
+    """The bytes that `write_sample` writes, in pieces of about a megabyte: whole lines, the header first.
+
+    Raises ValueError, with the first piece, if `rows` is below 1 or above `MAX_ROWS`.
+    """
+    header = (",".join(column.name for column in COLUMNS) + "\n").encode()
+    for block in _blocks(rows, seed):
+        if header:
+            yield header
+            header = b""
+        yield from block.csv()
+        del block  # or two would be held while the next is made
 
 
 def sample_columns(rows: int, seed: int = 7) -> dict[str, list[str]]:
     """The cells of the sample, by the column's name in the file, in the file's order."""
+    cells: dict[str, list[str]] = {column.name: [] for column in COLUMNS}
+    for block in _blocks(rows, seed):
+        for column in COLUMNS:
+            cells[column.name] += block.texts(column.key)
+    return cells
+
+
+def _blocks(rows: int, seed: int) -> Iterator[Block]:
+    """Patients, shares and the share of positives are of one block: no patient comes again in another."""
     if rows < 1:
         raise ValueError("a sample has at least one row")
-    rng = np.random.default_rng(seed)
-    made = _identity(rng, rows)
-    frailty, age = made.pop("frailty"), made.pop("age_rank")
-    made |= _stay(rng, frailty.astype(float), age.astype(float))
-    made |= _codes(rng, rows)
+    if rows > MAX_ROWS:
+        raise ValueError(f"a sample has at most {MAX_ROWS} rows")
+    for number, start in enumerate(range(0, rows, _BLOCK_ROWS)):
+        rng = np.random.default_rng([seed, number] if number else seed)
+        at = np.arange(start, min(start + _BLOCK_ROWS, rows))
+        yield _block(rng, at, first_id=FIRST_SYNTHETIC_ID + number * _BLOCK_IDS, sample_rows=rows)
+
+
+def _block(rng: np.random.Generator, at: Places, first_id: int, sample_rows: int) -> Block:
+    """Rows number `at` of a sample."""
+    rows = len(at)
+    visits = _draw(rng, _ENCOUNTERS_PER_PATIENT, rows).numbers().astype(int)
+    patient = rng.permutation(np.repeat(np.arange(rows), visits)[:rows])
+    age = rng.normal(size=rows)
+    identifiers = {
+        "encounter_id": first_id + np.cumsum(rng.integers(1, _ENCOUNTER_STEP, rows)),
+        "patient_nbr": (first_id + np.cumsum(rng.integers(1, _PATIENT_STEP, rows)))[patient],
+    }
+    made = {
+        "race": _draw(rng, _RACES, rows).at(patient),
+        "gender": _draw(rng, _GENDERS, rows).at(patient),
+        "age": _by_rank(age[patient], _AGES),
+    }
+    frailty = rng.normal(size=rows)[patient]
+    made |= _stay(rng, frailty, age[patient])
+    made |= _codes(rng, early=at < 0.15 * sample_rows)
     made |= _medication(rng, rows)
-    made["readmitted"] = _outcome(rng, made, frailty.astype(float), age.astype(float))
-    return {column.name: made[column.key].astype(str).tolist() for column in COLUMNS}
+    made["readmitted"] = _outcome(rng, made, frailty, age[patient])
+    return Block(identifiers, made)
 
 
-def _draw(rng: np.random.Generator, shares: Shares, size: int) -> Cells:
+def _draw(rng: np.random.Generator, shares: Shares, size: int) -> Drawn:
     weights = np.array(list(shares.values()), dtype=float)
-    return rng.choice(np.array(list(shares)), size=size, p=weights / weights.sum())
+    return Drawn(rng.choice(len(weights), size=size, p=weights / weights.sum()), tuple(map(str, shares)))
 
 
-def _by_rank(latent: Numbers, shares: Shares) -> Cells:
+def _draw_falling(rng: np.random.Generator, values: Sequence[str], size: int) -> Drawn:
+    """Shares that fall like 1/rank."""
+    total = sum(1 / rank for rank in range(1, len(values) + 1))
+    shares = [1 / rank / total for rank in range(1, len(values) + 1)]
+    return Drawn(rng.choice(len(values), size, p=shares), tuple(values))
+
+
+def _by_rank(latent: Numbers, shares: Shares) -> Drawn:
     """Values with exactly these shares, in the order of a latent score: correlated columns, right marginals."""
     rank = np.empty(len(latent))
     rank[np.argsort(latent, kind="stable")] = (np.arange(len(latent)) + 0.5) / len(latent)
     edges = np.cumsum(np.array(list(shares.values()), dtype=float))
-    return np.array(list(shares))[np.searchsorted(edges[:-1] / edges[-1], rank)]
+    return Drawn(np.searchsorted(edges[:-1] / edges[-1], rank), tuple(map(str, shares)))
 
 
-def _identity(rng: np.random.Generator, rows: int) -> dict[str, Cells]:
-    visits = _draw(rng, _ENCOUNTERS_PER_PATIENT, rows).astype(int)
-    patient = rng.permutation(np.repeat(np.arange(rows), visits)[:rows])
-    age = rng.normal(size=rows)
-    return {
-        "encounter_id": FIRST_SYNTHETIC_ID + np.cumsum(rng.integers(1, 8_000, rows)),
-        "patient_nbr": (FIRST_SYNTHETIC_ID + np.cumsum(rng.integers(1, 5_000, rows)))[patient],
-        "race": _draw(rng, _RACES, rows)[patient],
-        "gender": _draw(rng, {"Female": 53.76, "Male": 46.23, "Unknown/Invalid": 0.01}, rows)[patient],
-        "age": _by_rank(age[patient], _AGES),
-        "age_rank": age[patient],
-        "frailty": rng.normal(size=rows)[patient],
-    }
+def _counted(key: str, latent: Numbers | Places, least: int = 0) -> Drawn:
+    """Whole numbers up to the largest that the schema calls usual."""
+    most = BY_KEY[key].usual_high or 0
+    return Drawn(np.clip(latent, least, most).astype(int), tuple(map(str, range(most + 1))))
 
 
-def _stay(rng: np.random.Generator, frailty: Numbers, age: Numbers) -> dict[str, Cells]:
+def _stay(rng: np.random.Generator, frailty: Numbers, age: Numbers) -> dict[str, Drawn]:
     rows = len(frailty)
 
     def noise() -> Numbers:
         return rng.normal(size=rows)
 
     length = 0.3 * frailty + 0.15 * age + noise()
-    days = _by_rank(length, _STAY_DAYS)
     return {
+        "time_in_hospital": _by_rank(length, _STAY_DAYS),
         "discharge_disposition_id": _by_rank(0.4 * frailty + 0.6 * age + 0.3 * length + noise(), _DISPOSITIONS),
-        "time_in_hospital": days,
-        "num_lab_procedures": np.clip(np.rint(43 + 6 * length + 18 * noise()), 1, 132).astype(int),
+        "num_lab_procedures": _counted("num_lab_procedures", np.rint(43 + 6 * length + 18 * noise()), least=1),
         "num_procedures": _by_rank(0.2 * length + noise(), _PROCEDURES),
-        "num_medications": np.clip(np.rint(np.exp(2.66 + 0.22 * length + 0.36 * noise())), 1, 81).astype(int),
-        "number_outpatient": np.minimum(rng.poisson(np.exp(-2.7 + 0.4 * frailty + 1.4 * noise())), 42),
-        "number_emergency": np.minimum(rng.poisson(np.exp(-3.1 + 0.7 * frailty + 1.2 * noise())), 76),
-        "number_inpatient": np.minimum(rng.poisson(np.exp(-1.1 + 0.7 * frailty + 0.75 * noise())), 21),
+        "num_medications": _counted(
+            "num_medications", np.rint(np.exp(2.66 + 0.22 * length + 0.36 * noise())), least=1
+        ),
+        "number_outpatient": _counted("number_outpatient", rng.poisson(np.exp(-2.7 + 0.4 * frailty + 1.4 * noise()))),
+        "number_emergency": _counted("number_emergency", rng.poisson(np.exp(-3.1 + 0.7 * frailty + 1.2 * noise()))),
+        "number_inpatient": _counted("number_inpatient", rng.poisson(np.exp(-1.1 + 0.7 * frailty + 0.75 * noise()))),
         "number_diagnoses": _by_rank(0.4 * age + 0.3 * frailty + noise(), _DIAGNOSES_ENTERED),
-    }
+    }  # fmt: skip
 
 
-def _codes(rng: np.random.Generator, rows: int) -> dict[str, Cells]:
-    payer = rng.choice(np.array(PAYERS), rows, p=_falling(PAYERS))
+def _codes(rng: np.random.Generator, early: Flags) -> dict[str, Drawn]:
+    """`early` rows are of the first part of the study."""
+    rows = len(early)
+    payer = _draw_falling(rng, PAYERS, rows)
     # As in the real data, the first part of the study did not record who pays.
-    unknown = rng.random(rows) < np.where(np.arange(rows) < 0.15 * rows, 1.0, 0.29)
-    specialty = rng.choice(np.array(SPECIALTIES), rows, p=_falling(SPECIALTIES))
-    common = _draw(rng, {code: share for code, (share, _) in _PRIMARY.items()}, rows).astype(str)
+    unknown = rng.random(rows) < np.where(early, 1.0, 0.29)
+    specialty = _draw_falling(rng, SPECIALTIES, rows)
+    common = _draw(rng, {code: share for code, (share, _) in _PRIMARY.items()}, rows)
     return {
         "weight": _draw(rng, _WEIGHTS, rows),
         "admission_type_id": _draw(rng, _ADMISSION_TYPES, rows),
         "admission_source_id": _draw(rng, _ADMISSION_SOURCES, rows),
-        "payer_code": np.where(unknown, "?", payer),
-        "medical_specialty": np.where(rng.random(rows) < 0.491, "?", specialty),
-        "diag_1": np.where(common == "", _rare_codes(rng, rows), common),
+        "payer_code": payer.unless(unknown),
+        "medical_specialty": specialty.unless(rng.random(rows) < 0.491),
+        "diag_1": _or_rare(rng, common, common.among("")),
         "diag_2": _secondary(rng, rows, missing=0.0035),
         "diag_3": _secondary(rng, rows, missing=0.014),
         "max_glu_serum": _draw(rng, _GLUCOSE, rows),
@@ -159,63 +224,61 @@ def _codes(rng: np.random.Generator, rows: int) -> dict[str, Cells]:
     }
 
 
-def _falling(values: Sequence[str]) -> list[float]:
-    """Shares that fall like 1/rank."""
-    total = sum(1 / rank for rank in range(1, len(values) + 1))
-    return [1 / rank / total for rank in range(1, len(values) + 1)]
+def _secondary(rng: np.random.Generator, rows: int, missing: float) -> Drawn:
+    common = _draw_falling(rng, _SECONDARY, rows)
+    code = _or_rare(rng, common, rng.random(rows) >= 0.5)
+    return code.unless(rng.random(rows) < missing)
 
 
-def _rare_codes(rng: np.random.Generator, rows: int) -> Texts:
-    """The long tail of ICD-9 codes; leading zeros are lost, as in the real file."""
-    number = np.char.mod("%d", rng.integers(1, 1000, rows))
-    supplementary = np.char.mod("V%02d", rng.integers(1, 86, rows))
-    external = np.char.mod("E%d", rng.integers(800, 1000, rows))
-    diabetes = np.char.add("250.", np.char.mod("%02d", rng.integers(0, 94, rows)))
+def _or_rare(rng: np.random.Generator, common: Drawn, rare: Flags) -> Drawn:
+    """The common code, or one of the long tail where it is `rare`."""
+    rows = len(rare)
+    number = rng.integers(0, len(_NUMBERS), rows)
+    supplementary = len(_NUMBERS) + len(_DIABETES) + rng.integers(0, len(_SUPPLEMENTARY), rows)
+    external = len(_RARE) - len(_EXTERNAL) + rng.integers(0, len(_EXTERNAL), rows)
+    diabetes = len(_NUMBERS) + rng.integers(0, len(_DIABETES), rows)
     which = rng.random(rows)
-    return np.select([which < 0.86, which < 0.93, which < 0.96], [number, diabetes, supplementary], external)
+    tail = np.select([which < 0.86, which < 0.93, which < 0.96], [number, diabetes, supplementary], external)
+    return Drawn(np.where(rare, len(common.values) + tail, common.places), (*common.values, *_RARE))
 
 
-def _secondary(rng: np.random.Generator, rows: int, missing: float) -> Texts:
-    common = rng.choice(np.array(_SECONDARY), rows, p=_falling(_SECONDARY))
-    code = np.where(rng.random(rows) < 0.5, common, _rare_codes(rng, rows))
-    return np.where(rng.random(rows) < missing, "?", code)
-
-
-def _medication(rng: np.random.Generator, rows: int) -> dict[str, Cells]:
-    made: dict[str, Cells] = {}
+def _medication(rng: np.random.Generator, rows: int) -> dict[str, Drawn]:
+    made: dict[str, Drawn] = {}
+    prescribed, adjusted = np.zeros(rows, dtype=int), np.zeros(rows, dtype=bool)
     for drug in DRUG_KEYS:
         steady, up, down = _DOSE_SHARES.get(drug, (0.0, 0.0, 0.0))
-        made[drug] = _draw(rng, {"No": 100 - steady - up - down, "Steady": steady, "Up": up, "Down": down}, rows)
-    doses = np.stack(list(made.values()))
-    prescribed = (doses != "No").sum(axis=0)
-    adjusted = np.isin(doses, ("Up", "Down")).any(axis=0) | ((prescribed > 1) & (rng.random(rows) < 0.75))
-    made["change"] = np.where(adjusted, "Ch", "No")
-    made["diabetesmed"] = np.where(prescribed > 0, "Yes", "No")
+        shares = dict(zip(DOSES, (100 - steady - up - down, steady, up, down), strict=True))
+        made[drug] = _draw(rng, shares, rows)
+        prescribed += ~made[drug].among("No")
+        adjusted |= made[drug].among("Up", "Down")
+    adjusted |= (prescribed > 1) & (rng.random(rows) < 0.75)
+    made["change"] = Drawn(adjusted.astype(int), BY_KEY["change"].allowed)
+    made["diabetesmed"] = Drawn((prescribed > 0).astype(int), BY_KEY["diabetesmed"].allowed)
     return made
 
 
-def _outcome(rng: np.random.Generator, made: Mapping[str, Cells], frailty: Numbers, age: Numbers) -> Texts:
-    disposition = made["discharge_disposition_id"].astype(int)
-    inpatient = made["number_inpatient"].astype(float)
+def _outcome(rng: np.random.Generator, made: Mapping[str, Drawn], frailty: Numbers, age: Numbers) -> Drawn:
+    inpatient = made["number_inpatient"].numbers()
+    disposition, insulin, primary = (made[key] for key in ("discharge_disposition_id", "insulin", "diag_1"))
     logit = (
         0.40 * np.minimum(inpatient, 8)
-        + 0.25 * np.minimum(made["number_emergency"].astype(float), 6)
-        + np.array([_DISPOSITION_RISK.get(str(code), 0.0) for code in range(31)])[disposition]
-        + 0.05 * np.minimum(made["time_in_hospital"].astype(float), 9)
-        + 0.06 * made["number_diagnoses"].astype(float)
+        + 0.25 * np.minimum(made["number_emergency"].numbers(), 6)
+        + np.array([_DISPOSITION_RISK.get(code, 0.0) for code in disposition.values])[disposition.places]
+        + 0.05 * np.minimum(made["time_in_hospital"].numbers(), 9)
+        + 0.06 * made["number_diagnoses"].numbers()
         + 0.08 * age
         + 0.10 * frailty
-        + np.select([made["insulin"] == dose for dose in ("Down", "Up", "Steady")], [0.25, 0.2, 0.05], 0.0)
-        - 0.15 * (made["metformin"] != "No")
-        + np.array([_PRIMARY.get(code, (0.0, 0.0))[1] for code in made["diag_1"].astype(str)])
+        + np.select([insulin.among(dose) for dose in ("Down", "Up", "Steady")], [0.25, 0.2, 0.05], 0.0)
+        - 0.15 * ~made["metformin"].among("No")
+        + np.array([_PRIMARY.get(code, (0.0, 0.0))[1] for code in primary.values])[primary.places]
     )
-    possible = ~np.isin(disposition, list(NOT_READMITTABLE))
+    possible = ~disposition.among(*map(str, NOT_READMITTABLE))
     early = rng.random(len(logit)) < _calibrated(logit, possible)
     later = possible & (rng.random(len(logit)) < 0.33 + 0.1 * np.minimum(inpatient, 4))
-    return np.select([early, later], ["<30", ">30"], "NO")
+    return Drawn(np.select([early, later], [2, 1], 0), BY_KEY["readmitted"].allowed)
 
 
-def _calibrated(logit: Numbers, possible: NDArray[np.bool_]) -> Numbers:
+def _calibrated(logit: Numbers, possible: Flags) -> Numbers:
     """Probabilities with the share of positives of the real data, by bisection on the intercept."""
     low, high = -10.0, 5.0
     for _ in range(40):

@@ -14,6 +14,7 @@ from readmit_chassis.envelope import new_envelope
 from readmit_contracts.encounter import COLUMNS, Kind
 from readmit_contracts.events import PredictionMade
 from readmit_features.cleaning import Value
+from readmit_features.split import Split, split_of
 from readmit_inference.domain import Answered
 
 _IDENTIFIERS = tuple(column.key for column in COLUMNS if column.kind is Kind.IDENTIFIER)
@@ -70,6 +71,7 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
             "readmitted_within_30_days": prediction.readmitted_within_30_days,
             "latency_ms": logged.latency_s * 1000,
             "patient_key": patient_key(secret, values.get("patient_nbr")),
+            "split": patient_split(values.get("patient_nbr")),
             "features": features,
             "at": at,
         }
@@ -91,3 +93,8 @@ def patient_key(secret: bytes | None, patient_nbr: Value) -> str | None:
     if secret is None or patient_nbr is None:
         return None
     return hmac.digest(secret, str(patient_nbr).encode(), "sha256").hex()[:_PATIENT_KEY_DIGITS]
+
+
+def patient_split(patient_nbr: Value) -> Split | None:
+    """Where the patient's hash puts the patient, for ever: data that comes back later must not change sides."""
+    return split_of(patient_nbr) if isinstance(patient_nbr, int) else None
