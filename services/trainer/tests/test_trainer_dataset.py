@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pandas as pd
+import psycopg
 import pytest
 
 from readmit_contracts.encounter import FEATURE_COLUMNS
@@ -41,6 +42,23 @@ def test_validation_rows_are_of_other_patients(server: str, make_event: Event) -
     reader = Reader(server, 1.0)
     train, _ = reader.train(make_event(2))
     assert not set(train["patient_nbr"]) & set(reader.validation(make_event(2))["patient_nbr"])
+
+
+def test_held_out_rows_that_came_back_as_feedback_are_seen_with_their_batch(server: str, make_event: Event) -> None:
+    reader = Reader(server, 1.0)
+    before = len(reader.validation(make_event(2)))
+    one = "SELECT * FROM clean_data.diabetes_validation LIMIT 1"
+    with psycopg.connect(server) as connection:
+        connection.execute(f"INSERT INTO clean_data.diabetes_validation {one}".encode())
+        connection.commit()
+        try:
+            assert len(reader.validation(make_event(2))) == before
+            assert len(reader.validation(make_event(2, batches_total=6))) == before + 1
+        finally:
+            connection.execute(
+                "DELETE FROM clean_data.diabetes_validation AS v USING (SELECT max(ctid) AS last"
+                " FROM clean_data.diabetes_validation) AS added WHERE v.ctid = added.last"
+            )
 
 
 def test_a_sample_keeps_whole_patients_and_always_the_same(server: str, make_event: Event) -> None:

@@ -26,6 +26,7 @@ class Reader:
         self._conninfo = conninfo
         self._sample_fraction = sample_fraction
         self._content = ""
+        self._batches_total = 0
         self._train: dict[str, pd.DataFrame] = {}
         self._validation: pd.DataFrame | None = None
 
@@ -66,8 +67,12 @@ class Reader:
 
     def _forget_others(self, event: BatchReady) -> None:
         if event.content_sha256 != self._content:
-            self._content, self._validation = event.content_sha256, None
+            self._content = event.content_sha256
             self._train.clear()
+            self._validation = None
+        if event.batches_total != self._batches_total:  # a batch of feedback brings held-out rows too
+            self._batches_total = event.batches_total
+            self._validation = None
 
 
 def _read(connection: psycopg.Connection[Any], table: str, version: int, batch: int | None) -> pd.DataFrame:
