@@ -1,28 +1,33 @@
-"""Consuming and relaying on a real broker and database: nothing lost, nothing looped, nothing twice in effect."""
+"""Consuming and publishing on a real broker: nothing lost, nothing looped, each message its own outcome."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from prometheus_client import REGISTRY
 from pydantic import BaseModel
 
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
-from readmit_chassis.inbox import first_time
-from readmit_chassis.kafka import Handler, consume, create_topics, follow, make_broker, publish, publisher
+from readmit_chassis.kafka import (
+    BatchHandler,
+    Handler,
+    consume,
+    consume_batch,
+    create_topics,
+    follow,
+    make_broker,
+    publish,
+    publisher,
+)
 from readmit_chassis.lag import measure, watch_lag
 from readmit_chassis.metrics import CONSUMER_LAG
-from readmit_chassis.migrations import apply_migrations
-from readmit_chassis.outbox import OutboxRelay, enqueue
 from readmit_chassis.process import Process
 from readmit_chassis.settings import KafkaSettings
 
@@ -71,6 +76,45 @@ async def consuming(
         yield broker
     finally:
         await broker.stop()
+
+
+@asynccontextmanager
+async def consuming_batches(
+    kafka: str, topic: str, handle: BatchHandler[Happened], process: Process, *, max_records: int = 500
+) -> AsyncIterator[None]:
+    broker = make_broker(KafkaSettings(bootstrap_servers=kafka, idempotent_producer=False), "test")
+    consume_batch(
+        broker,
+        topic=topic,
+        dead_letter=f"{topic}.dlt",
+        group=f"{topic}.consumer",
+        event_type=Happened,
+        handle=handle,
+        process=process,
+        max_records=max_records,
+        pauses=no_pauses,
+    )
+    await broker.start()
+    try:
+        yield
+    finally:
+        await broker.stop()
+
+
+@asynccontextmanager
+async def publishing(kafka: str) -> AsyncIterator[Any]:
+    broker = make_broker(KafkaSettings(bootstrap_servers=kafka, idempotent_producer=False), "test")
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.stop()
+
+
+async def publish_numbers(kafka: str, topic: str, numbers: range) -> None:
+    async with publishing(kafka) as broker:
+        for number in numbers:
+            await publish(broker, topic=topic, key="k", event=Happened(number=number), envelope=envelope())
 
 
 async def dead_letters(kafka: str, topic: str, expected: int) -> list[Any]:
@@ -161,6 +205,132 @@ async def test_a_bug_stops_the_process_with_nothing_committed_so_the_next_proces
     assert handled == [5]
 
 
+async def test_what_is_there_comes_in_batches_in_order_and_once(kafka: str, topic: str) -> None:
+    batches: list[list[int]] = []
+    done = asyncio.Event()
+    before = REGISTRY.get_sample_value("events_consumed_total", {"topic": topic, "outcome": "handled"}) or 0
+
+    async def handle(events: list[tuple[Happened, Envelope]]) -> None:
+        batches.append([event.number for event, _ in events])
+        if sum(map(len, batches)) >= 50:
+            done.set()
+
+    await publish_numbers(kafka, topic, range(50))
+    async with consuming_batches(kafka, topic, handle, Process(), max_records=20):
+        await asyncio.wait_for(done.wait(), 30)
+    assert [number for batch in batches for number in batch] == list(range(50))
+    assert max(map(len, batches)) == 20
+    assert REGISTRY.get_sample_value("events_consumed_total", {"topic": topic, "outcome": "handled"}) == before + 50
+
+
+async def test_of_a_batch_only_what_is_bad_is_dead_lettered_each_with_its_reason(kafka: str, topic: str) -> None:
+    attempts: list[list[int]] = []
+    handled: list[int] = []
+    done = asyncio.Event()
+    process = Process()
+
+    async def handle(events: list[tuple[Happened, Envelope]]) -> None:
+        numbers = [event.number for event, _ in events]
+        attempts.append(numbers)
+        if 2 in numbers:
+            raise BadMessage("two can never be")
+        handled.extend(numbers)
+        if 4 in numbers:
+            done.set()
+
+    async with publishing(kafka) as broker:
+        await publish(broker, topic=topic, key="k", event=Happened(number=1), envelope=envelope())
+        await broker.publish(b"not json", topic, headers=envelope().headers())
+        await publish(broker, topic=topic, key="k", event=Happened(number=2), envelope=envelope())
+        await broker.publish(b'{"number": 7}', topic)  # no envelope
+        for number in (3, 4):
+            await publish(broker, topic=topic, key="k", event=Happened(number=number), envelope=envelope())
+    async with consuming_batches(kafka, topic, handle, process):
+        await asyncio.wait_for(done.wait(), 30)
+        letters = await dead_letters(kafka, topic, expected=3)
+    assert attempts == [[1, 2, 3, 4], [1], [2], [3], [4]]
+    assert handled == [1, 3, 4]
+    assert [dict(letter.headers)["dlt_offset"] for letter in letters] == [b"1", b"3", b"2"]
+    assert [dict(letter.headers)["dlt_reason"].decode()[:14] for letter in letters] == [
+        "not a Happened", "not a CloudEve", "two can never ",
+    ]  # fmt: skip
+    assert process.failure is None
+
+
+async def test_a_batch_that_fails_for_a_moment_is_tried_again_whole(kafka: str, topic: str) -> None:
+    attempts: list[list[int]] = []
+    done = asyncio.Event()
+
+    async def handle(events: list[tuple[Happened, Envelope]]) -> None:
+        attempts.append([event.number for event, _ in events])
+        if len(attempts) == 1:
+            raise Transient("away for a moment")
+        done.set()
+
+    await publish_numbers(kafka, topic, range(3))
+    async with consuming_batches(kafka, topic, handle, Process()):
+        await asyncio.wait_for(done.wait(), 30)
+    assert attempts == [[0, 1, 2], [0, 1, 2]]
+
+
+async def test_an_outage_that_outlasts_a_batchs_retries_stops_the_process_with_nothing_of_it_committed(
+    kafka: str, topic: str
+) -> None:
+    process = Process()
+    failed = asyncio.Event()
+    process.on_fail(failed.set)
+    before: list[int] = []
+
+    async def crashing(events: list[tuple[Happened, Envelope]]) -> None:
+        numbers = [event.number for event, _ in events]
+        if 10 in numbers:
+            raise Transient("away for good")
+        before.extend(numbers)
+
+    await publish_numbers(kafka, topic, range(30))
+    async with consuming_batches(kafka, topic, crashing, process, max_records=10):
+        await asyncio.wait_for(failed.wait(), 30)
+    assert isinstance(process.failure, Transient)
+    assert before == list(range(10))
+
+    after: list[int] = []
+    done = asyncio.Event()
+
+    async def mended(events: list[tuple[Happened, Envelope]]) -> None:
+        after.extend(event.number for event, _ in events)
+        if 29 in after:
+            done.set()
+
+    async with consuming_batches(kafka, topic, mended, Process(), max_records=10):
+        await asyncio.wait_for(done.wait(), 30)
+    assert after == list(range(10, 30))
+
+
+async def test_headers_that_are_no_text_hide_no_message(kafka: str, topic: str) -> None:
+    handled: list[int] = []
+    done = asyncio.Event()
+
+    async def handle(event: Happened, _: Envelope) -> None:
+        handled.append(event.number)
+        if event.number == 3:
+            done.set()
+
+    good = [(name, value.encode()) for name, value in envelope().headers().items()]
+    producer = AIOKafkaProducer(bootstrap_servers=kafka)
+    await producer.start()
+    try:
+        await producer.send_and_wait(topic, b'{"number": 1}', headers=[*good, ("stray", b"\xff")])
+        await producer.send_and_wait(topic, b'{"number": 2}', headers=[("ce_id", b"\xff")])
+        await producer.send_and_wait(topic, b'{"number": 3}', headers=[*good, ("reply_to", topic.encode())])
+    finally:
+        await producer.stop()
+    async with consuming(kafka, topic, handle, Process()):
+        await asyncio.wait_for(done.wait(), 30)
+        letters = await dead_letters(kafka, topic, expected=1)
+    assert handled == [1, 3]
+    assert letters[0].value == b'{"number": 2}'
+
+
 async def test_every_follower_hears_everything_from_the_beginning(kafka: str, topic: str) -> None:
     async with consuming(kafka, topic, _ignore, Process()) as broker:
         for number in (1, 2, 3):
@@ -217,121 +387,3 @@ async def _until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
 
 async def _ignore(event: Happened, _: Envelope) -> None:
     return None
-
-
-@pytest.fixture
-def schema(database: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A schema with outbox and inbox, migrated from a package of its own."""
-    name = f"s{uuid4().hex[:8]}"
-    package = tmp_path / name
-    (package / "migrations").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "migrations" / "0001_effects.sql").write_text(f"CREATE TABLE {name}.effects (number int);")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}".encode())
-    apply_migrations(database, name, name)
-    apply_migrations(database, name, name)  # a second time changes nothing
-    return name
-
-
-async def put(database: str, schema: str, numbers: range, *, commit: bool = True) -> None:
-    async with await psycopg.AsyncConnection.connect(database) as connection:
-        for number in numbers:
-            await enqueue(connection, schema, topic="t", key="k", event=Happened(number=number), envelope=envelope())
-        if not commit:
-            await connection.rollback()
-
-
-async def test_only_committed_events_leave_and_in_order(database: str, schema: str) -> None:
-    sent: list[int] = []
-
-    async def collect(topic: str, key: bytes, value: bytes, headers: dict[str, str]) -> None:
-        sent.append(json.loads(value)["number"])
-
-    await put(database, schema, range(3), commit=False)
-    await put(database, schema, range(10, 15))
-    relay = OutboxRelay(schema, database, collect)
-    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        assert await relay.send_batch(connection) == 5
-        assert await relay.send_batch(connection) == 0
-    assert sent == [10, 11, 12, 13, 14]
-
-
-async def test_a_relay_that_dies_between_publishing_and_deleting_sends_again_and_the_inbox_gives_one_effect(
-    database: str, schema: str
-) -> None:
-    effects: list[int] = []
-    deliveries = 0
-
-    async def publish_and_die(topic: str, key: bytes, value: bytes, headers: dict[str, str]) -> None:
-        nonlocal deliveries
-        deliveries += 1
-        async with await psycopg.AsyncConnection.connect(database) as connection:
-            if await first_time(connection, schema, "consumer", Envelope.from_headers(headers).id):
-                effects.append(json.loads(value)["number"])
-        if deliveries % 3 == 1:
-            raise Transient("killed after publishing")
-
-    await put(database, schema, range(20))
-    relay = OutboxRelay(schema, database, publish_and_die)
-    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
-        while True:
-            try:
-                if not await relay.send_batch(connection):
-                    break
-            except Transient:
-                continue
-    assert effects == list(range(20))
-    assert deliveries > 20
-
-
-async def test_the_age_of_the_oldest_unsent_event_grows_while_the_relay_is_stuck_and_falls_when_it_is_not(
-    database: str, schema: str
-) -> None:
-    stuck, freed = asyncio.Event(), asyncio.Event()
-
-    async def stick(topic: str, key: bytes, value: bytes, headers: dict[str, str]) -> None:
-        stuck.set()
-        await freed.wait()
-
-    def age_s() -> float:
-        sample = REGISTRY.get_sample_value("outbox_oldest_unsent_seconds", {"schema": schema})
-        assert sample is not None
-        return sample
-
-    await put(database, schema, range(2))
-    relay = OutboxRelay(schema, database, stick)
-    assert age_s() == 0
-    async with Process().background(relay.run()):
-        await asyncio.wait_for(stuck.wait(), 20)
-        assert REGISTRY.get_sample_value("outbox_unsent_events", {"schema": schema}) == 2
-        seen = age_s()
-        await _until(lambda: age_s() > seen > 0)
-        freed.set()
-        await _until(lambda: age_s() == 0)
-        assert REGISTRY.get_sample_value("outbox_unsent_events", {"schema": schema}) == 0
-
-
-async def test_the_relay_wakes_on_commit_and_two_relays_do_not_double(database: str, schema: str) -> None:
-    sent: list[int] = []
-    all_sent = asyncio.Event()
-
-    async def collect(topic: str, key: bytes, value: bytes, headers: dict[str, str]) -> None:
-        sent.append(json.loads(value)["number"])
-        if len(sent) == 50:
-            all_sent.set()
-
-    process = Process()
-    relays = [OutboxRelay(schema, database, collect).run() for _ in range(2)]
-    async with process.background(*relays):
-        await put(database, schema, range(50))
-        await asyncio.wait_for(all_sent.wait(), 20)
-    assert sent == list(range(50))
-    assert process.failure is None
-
-
-def test_a_migration_that_changed_after_it_was_applied_is_refused(database: str, schema: str, tmp_path: Any) -> None:
-    (tmp_path / schema / "migrations" / "0001_effects.sql").write_text("SELECT 1;")
-    with pytest.raises(RuntimeError, match=r"0001_effects\.sql changed after it was applied"):
-        apply_migrations(database, schema, schema)

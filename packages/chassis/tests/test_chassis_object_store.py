@@ -60,6 +60,27 @@ def test_a_uri_that_is_not_s3_is_refused(store: ObjectStore) -> None:
         store.get("file:///etc/passwd")
 
 
+def test_an_object_is_read_from_anywhere_while_it_is_the_one_that_was_meant(store: ObjectStore) -> None:
+    store.put(URI, b"one two three")
+    about = store.stat(URI)
+    assert about.size_bytes == 13
+    assert b"".join(store.blocks(URI, etag=about.etag)) == b"one two three"
+    assert b"".join(store.blocks(URI, etag=about.etag, offset=4)) == b"two three"
+    store.put(URI, b"another text")
+    assert store.stat(URI).etag != about.etag
+    with pytest.raises(StoreUnavailable):
+        list(store.blocks(URI, etag=about.etag))
+    with pytest.raises(ObjectMissing):
+        store.stat("s3://bucket/nothing")
+
+
+def test_what_is_under_a_prefix_is_listed(store: ObjectStore) -> None:
+    for name in ("in/a.csv", "in/deep/b.csv", "out/c.csv"):
+        store.put(f"s3://bucket/{name}", b"x")
+    assert sorted(store.under("s3://bucket/in/")) == ["s3://bucket/in/a.csv", "s3://bucket/in/deep/b.csv"]
+    assert store.under("s3://bucket/nowhere/") == []
+
+
 def test_an_outage_is_transient() -> None:
     away = S3Store(s3_settings(free_port()))
     with pytest.raises(StoreUnavailable):

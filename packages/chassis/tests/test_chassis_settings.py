@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from readmit_chassis.settings import KafkaSettings, PostgresSettings, load_settings, service_config
+from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings, load_settings, service_config
 
 
 class ProbeSettings(BaseSettings):
@@ -19,6 +19,10 @@ class ProbeSettings(BaseSettings):
 
 class StatefulSettings(ProbeSettings):
     postgres: PostgresSettings
+
+
+class StoringSettings(ProbeSettings):
+    s3: S3Settings | None = None
 
 
 def test_settings_come_from_prefixed_nested_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +50,24 @@ def test_a_wrong_environment_is_explained(
         load_settings(ProbeSettings)
     assert exit_.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_fragment_that_may_be_absent_is_absent_or_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROBE_KAFKA__BOOTSTRAP_SERVERS", "k:1")
+    assert load_settings(StoringSettings).s3 is None
+    monkeypatch.setenv("PROBE_S3__ENDPOINT_URL", "http://s3")
+    with pytest.raises(SystemExit):
+        load_settings(StoringSettings)
+    said = capsys.readouterr().err
+    assert "PROBE_S3__ACCESS_KEY: not set" in said
+    assert "PROBE_S3__SECRET_KEY: not set" in said
+    for name in ("ACCESS_KEY", "SECRET_KEY"):
+        monkeypatch.setenv(f"PROBE_S3__{name}", "x")
+    settings = load_settings(StoringSettings)
+    assert settings.s3 is not None
+    assert settings.s3.endpoint_url == "http://s3"
 
 
 def write_secrets(folder: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from readmit_chassis.failures import BadMessage
+from readmit_chassis.tracing import current_traceparent
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,23 @@ class Envelope:
 
 
 def new_envelope(event_type: str, *, source: str, subject: str, cause: Envelope | None = None) -> Envelope:
-    """A fresh envelope that continues the trace of its cause."""
+    """A fresh envelope that continues the trace of its cause, below the current span where that belongs to it."""
     return Envelope(
         id=uuid4(),
         type=event_type,
         source=source,
         time=datetime.now(UTC),
         subject=subject,
-        traceparent=_new_traceparent(cause.traceparent if cause else None),
+        traceparent=_following(cause.traceparent if cause else None),
     )
+
+
+def _following(parent: str | None) -> str:
+    """The current span if it is of the parent's trace, or if there is no parent; else the parent's trace goes on."""
+    current = current_traceparent()
+    if current is not None and (parent is None or current.split("-")[1] == parent.split("-")[1]):
+        return current
+    return _new_traceparent(parent)
 
 
 def _new_traceparent(parent: str | None) -> str:

@@ -36,6 +36,6 @@ def configure_logging(service: str, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for chatty in ("aiokafka", "httpx", "botocore", "urllib3", "faststream"):
+    for chatty in ("aiokafka", "alembic", "httpx", "botocore", "urllib3", "faststream", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)

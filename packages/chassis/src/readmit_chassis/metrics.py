@@ -17,12 +17,20 @@ EVENT_SECONDS = Histogram(
 )
 OUTBOX_OLDEST_SECONDS = Gauge(
     "outbox_oldest_unsent_seconds",
-    "Age of the oldest event that is committed but not yet in Kafka. Growing: the relay or Kafka is down.",
+    "Age of the oldest event that is committed but not yet in Kafka, without parked ones and what waits behind them."
+    " Growing: the relay or Kafka is down.",
     ["schema"],
 )
 OUTBOX_UNSENT = Gauge(
     "outbox_unsent_events",
     "Events that are committed but not yet in Kafka. Growing: the relay or Kafka is down.",
+    ["schema"],
+)
+OUTBOX_PARKED = Gauge(
+    "outbox_parked_events",
+    "Events that Kafka refused again and again; later ones of the same key wait behind them. Column `error` of the"
+    " schema's outbox says why. Mend that, then let them go: UPDATE SCHEMA.outbox SET held_until = NULL, attempts = 0"
+    " WHERE held_until = 'infinity'.",
     ["schema"],
 )
 OUTBOX_SENT = Counter("outbox_events_sent_total", "Events that the relay has published.", ["schema", "topic"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from readmit_chassis.failures import Transient
 from readmit_chassis.settings import S3Settings
+
+_BLOCK_BYTES = 1024 * 1024
 
 
 class ObjectMissing(Exception):  # noqa: N818  named for what is the case
@@ -17,6 +20,14 @@ class ObjectMissing(Exception):  # noqa: N818  named for what is the case
 
 class StoreUnavailable(Transient):
     """The store cannot be reached or refuses everybody; later it may not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """By what a store tells one state of an object from another, and its size."""
+
+    etag: str
+    size_bytes: int
 
 
 class ObjectStore(Protocol):
@@ -30,6 +41,18 @@ class ObjectStore(Protocol):
 
     def exists(self, uri: str) -> bool:
         """Whether there is an object. Raises `StoreUnavailable`."""
+
+    def stat(self, uri: str) -> ObjectStat:
+        """What it is. Raises `ObjectMissing`, `StoreUnavailable`."""
+
+    def blocks(self, uri: str, *, etag: str, offset: int = 0) -> Iterator[bytes]:
+        """Its bytes from `offset` on, as they come, if it still has this tag.
+
+        Raises as `stat`, also while it goes on; an object that has changed counts as unavailable: ask for `stat` again.
+        """
+
+    def under(self, uri: str) -> list[str]:
+        """URIs of what is under `s3://bucket/prefix/`. Raises `ObjectMissing` (no such bucket), `StoreUnavailable`."""
 
 
 class S3Store:
@@ -77,6 +100,29 @@ class S3Store:
             return False
         return True
 
+    def stat(self, uri: str) -> ObjectStat:
+        bucket, key = split_uri(uri)
+        with _translated(uri):
+            head = self._client.head_object(Bucket=bucket, Key=key)
+        return ObjectStat(str(head["ETag"]), int(head["ContentLength"]))
+
+    def blocks(self, uri: str, *, etag: str, offset: int = 0) -> Iterator[bytes]:
+        bucket, key = split_uri(uri)
+        with _translated(uri):
+            answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", IfMatch=etag)
+            if answer["ETag"] != etag:  # not every S3 server knows If-Match
+                answer["Body"].close()
+                raise StoreUnavailable(f"{uri}: changed while it was read")
+            yield from answer["Body"].iter_chunks(_BLOCK_BYTES)
+
+    def under(self, uri: str) -> list[str]:
+        bucket, prefix = _split(uri)
+        found = []
+        with _translated(uri):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                found += [f"s3://{bucket}/{each['Key']}" for each in page.get("Contents", ())]
+        return found
+
 
 class MemoryStore:
     """The fake: a dictionary. `available = False` plays an outage."""
@@ -100,6 +146,19 @@ class MemoryStore:
         self._check(uri)
         return uri in self.objects
 
+    def stat(self, uri: str) -> ObjectStat:
+        data = self.get(uri)
+        return ObjectStat(hashlib.sha256(data).hexdigest(), len(data))
+
+    def blocks(self, uri: str, *, etag: str, offset: int = 0) -> Iterator[bytes]:
+        if self.stat(uri).etag != etag:
+            raise StoreUnavailable(f"{uri}: changed while it was read")
+        yield self.objects[uri][offset:]
+
+    def under(self, uri: str) -> list[str]:
+        self._check(uri + "any")
+        return [each for each in self.objects if each.startswith(uri)]
+
     def _check(self, uri: str) -> None:
         split_uri(uri)
         if not self.available:
@@ -108,11 +167,18 @@ class MemoryStore:
 
 def split_uri(uri: str) -> tuple[str, str]:
     """Bucket and key of `s3://bucket/key`. Raises ValueError for anything else."""
-    parts = urlsplit(uri)
-    key = parts.path.lstrip("/")
-    if parts.scheme != "s3" or not parts.netloc or not key:
+    bucket, key = _split(uri)
+    if not key:
         raise ValueError(f"{uri!r} is not s3://bucket/key")
-    return parts.netloc, key
+    return bucket, key
+
+
+def _split(uri: str) -> tuple[str, str]:
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise ValueError(f"{uri!r} is not s3://bucket/key")
+    return bucket, key.lstrip("/")
 
 
 @contextmanager

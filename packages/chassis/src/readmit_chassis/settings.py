@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -88,7 +88,7 @@ def load_settings(settings_class: type[S]) -> S:
         for problem in error.errors():
             variable = prefix + "__".join(str(part) for part in problem["loc"]).upper()
             if problem["type"] == "missing":
-                problems += [f"{name}: not set" for name in _required(settings_class, prefix, variable)]
+                problems += [f"{name}: not set" for name in _required(settings_class, prefix, variable) or [variable]]
             else:
                 problems.append(f"{variable}: {problem['msg']}")
     else:
@@ -132,13 +132,24 @@ def _unknown(
             yield f"{name}{where}: no such setting" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def variables(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
-    """Every variable that the settings know, with nested ones, and whether it must be set."""
+def variables(model: type[BaseModel], prefix: str, *, optional: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every variable that the settings know, with nested ones, and whether it must be set.
+
+    Those of a fragment that may be absent as a whole need not be.
+    """
     for name, field in model.model_fields.items():
         variable = prefix + name.upper()
-        nested = field.annotation
-        if isinstance(nested, type) and issubclass(nested, BaseModel):
+        nested = _fragment(field.annotation)
+        if nested is not None:
             yield variable, False
-            yield from variables(nested, variable + "__")
+            yield from variables(nested, variable + "__", optional=optional or not field.is_required())
         else:
-            yield variable, field.is_required()
+            yield variable, field.is_required() and not optional
+
+
+def _fragment(annotation: Any) -> type[BaseModel] | None:
+    """The nested model of `Model` or `Model | None`."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None

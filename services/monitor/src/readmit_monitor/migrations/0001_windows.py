@@ -1,0 +1,11 @@
+"""References and windows of predictions."""
+
+from readmit_chassis.migrations import run_sql
+
+revision = "0001_windows"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Run the file of SQL beside this one."""
+    run_sql(__file__)

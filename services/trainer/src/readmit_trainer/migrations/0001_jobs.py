@@ -1,0 +1,11 @@
+"""Jobs with their leases."""
+
+from readmit_chassis.migrations import run_sql
+
+revision = "0001_jobs"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Run the file of SQL beside this one."""
+    run_sql(__file__)
