@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,13 +17,17 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_contracts.encounter import COLUMNS
 from readmit_contracts.events import BatchReady, IngestionFinished, IngestionRequested
+from readmit_features.split import split_of
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID, write_sample
 from readmit_ingestor import store
 from readmit_ingestor.runner import Runner
+from readmit_ingestor.sources import Places
 
 pytestmark = pytest.mark.stack
 
@@ -38,7 +44,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def runner(database: Connection, tmp_path: Path) -> Runner:
-    return Runner(conninfo(database), tmp_path / "cache", "", batch_rows=1_000, max_bad_share=0.05)
+    return Runner(conninfo(database), Places(tmp_path / "cache", ""), batch_rows=1_000, max_bad_share=0.05)
 
 
 def conninfo(database: Connection) -> str:
@@ -46,17 +52,20 @@ def conninfo(database: Connection) -> str:
     return f"host=127.0.0.1 port={parts.port} dbname={parts.dbname} user={parts.user}"
 
 
-def ask(database: Connection, source: object, cause: Envelope | None = None) -> UUID:
+def ask(database: Connection, source: object, cause: Envelope | None = None, order: str = "encounter") -> UUID:
     request_id = uuid4()
     database.execute(
-        "INSERT INTO raw_data.ingestions (request_id, source, requested_by, headers) VALUES (%s, %s, 'test', %s)",
-        (request_id, str(source), json.dumps(cause.headers()) if cause else None),
+        "INSERT INTO raw_data.ingestions (request_id, source, requested_by, headers, batch_order)"
+        " VALUES (%s, %s, 'test', %s, %s)",
+        (request_id, str(source), json.dumps(cause.headers()) if cause else None, order),
     )
     return request_id
 
 
-def run(database: Connection, tmp_path: Path, source: object, cause: Envelope | None = None) -> dict[str, Any]:
-    request_id = ask(database, source, cause)
+def run(
+    database: Connection, tmp_path: Path, source: object, cause: Envelope | None = None, order: str = "encounter"
+) -> dict[str, Any]:
+    request_id = ask(database, source, cause, order)
     claimed = store.claim(database)
     assert claimed is not None
     runner(database, tmp_path).run_one(database, claimed)
@@ -133,6 +142,116 @@ def test_the_same_bytes_again_change_nothing_and_say_so(database: Connection, so
     assert count(database, "raw_data.diabetes") == 4_000
 
 
+_EMPTY = (
+    "TRUNCATE raw_data.ingestions, raw_data.outbox, raw_data.diabetes, raw_data.quarantine, clean_data.datasets,"
+    " clean_data.batch_info, clean_data.diabetes_train, clean_data.diabetes_validation, clean_data.diabetes_test,"
+    " clean_data.diabetes_excluded"
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.sampled_from([300, 500, 700]),
+            st.sampled_from(["csv", "crlf", "gzip"]),
+            st.sampled_from(["encounter", "shuffled"]),
+        ),
+        min_size=1, max_size=6,
+    )
+)  # fmt: skip
+def test_whatever_is_asked_however_often_each_content_is_one_version_with_each_row_once(
+    asked: list[tuple[int, str, str]], database: Connection, source: Path, tmp_path: Path
+) -> None:
+    database.execute(_EMPTY.encode())
+    lines = source.read_bytes().splitlines(keepends=True)
+    ended = []
+    for rows, form, order in asked:
+        data = b"".join(lines[: rows + 1])
+        path = tmp_path / f"{rows}.{form}"
+        path.write_bytes({"csv": data, "crlf": data.replace(b"\n", b"\r\n"), "gzip": gzip.compress(data)}[form])
+        ended.append(run(database, tmp_path, path, order=order))
+    contents = list(dict.fromkeys((rows, order) for rows, _, order in asked))
+    versions = [contents.index((rows, order)) + 1 for rows, _, order in asked]
+    assert [end["dataset_version"] for end in ended] == versions
+    assert [end["status"] for end in ended] == [
+        "done" if version not in versions[:at] else "unchanged" for at, version in enumerate(versions)
+    ]
+    for version, (rows, _) in enumerate(contents, start=1):
+        placed = database.execute(
+            " UNION ALL ".join(
+                f"SELECT encounter_id, patient_nbr, '{table}' FROM clean_data.diabetes_{table}"  # noqa: S608
+                f" WHERE dataset_version = {version}"
+                for table in ("train", "validation", "test", "excluded")
+            ).encode()
+        ).fetchall()
+        assert len(placed) == len({encounter for encounter, _, _ in placed}) == rows
+        assert all(split_of(patient) == table for _, patient, table in placed if table != "excluded")
+    assert len(batches_announced(database)) == count(database, "clean_data.batch_info")
+
+
+def test_a_shuffle_mixes_the_encounters_over_the_batches_and_is_the_same_every_time(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    mixed = []
+    for _ in range(2):
+        database.execute(_EMPTY.encode())
+        run(database, tmp_path, source, order="shuffled")
+        mixed.append(database.execute("SELECT encounter_id, batch_id FROM clean_data.diabetes_train").fetchall())
+        assert database.execute("SELECT DISTINCT batch_order FROM clean_data.datasets").fetchall() == [("shuffled",)]
+    assert sorted(mixed[0]) == sorted(mixed[1])
+    sizes = [
+        rows for (rows,) in database.execute("SELECT rows FROM clean_data.batch_info ORDER BY batch_id").fetchall()
+    ]
+    assert sizes[:-1] == [1_000] * (len(sizes) - 1)
+    assert 0 < sizes[-1] <= 1_000
+    middle = statistics.median(encounter for encounter, _ in mixed[0])
+    early = sum(encounter < middle for encounter, batch in mixed[0] if batch == 1)
+    assert 400 < early < 600
+
+
+def test_a_version_knows_where_it_comes_from(database: Connection, source: Path, tmp_path: Path) -> None:
+    first = run(database, tmp_path, source)
+    source.write_text("".join(source.read_text().splitlines(keepends=True)[:-5]))
+    run(database, tmp_path, source)
+    rows = database.execute(
+        "SELECT version, previous_version, replay_of, request_id, batch_order, batch_rows, parts"
+        " FROM clean_data.datasets ORDER BY version"
+    ).fetchall()
+    assert [row[:3] for row in rows] == [(1, None, None), (2, 1, None)]
+    assert rows[0][3:6] == (first["request_id"], "encounter", 1_000)
+    [part] = rows[1][6]
+    assert (part["name"], part["rows"], part["first_line"]) == ("source.csv", 3_995, 0)
+
+
+def test_what_cleaning_changed_is_counted_by_rule(database: Connection, source: Path, tmp_path: Path) -> None:
+    lines = source.read_text().splitlines()
+    lines[5] = lines[5].replace("[", "").replace(")", "")
+    source.write_text("\n".join(lines) + "\n")
+    ended = run(database, tmp_path, source)
+    assert ended["changes"]["age: spelling made canonical"] == 1
+    assert ended["changes"]["weight: missing marker read as missing"] > 3_000
+    [end] = ends_announced(database)
+    assert end.changes == ended["changes"]
+    assert database.execute("SELECT changes FROM clean_data.datasets").fetchone() == (ended["changes"],)
+
+
+def test_a_folder_of_parts_is_one_version(database: Connection, source: Path, tmp_path: Path) -> None:
+    lines = source.read_text().splitlines(keepends=True)
+    folder = tmp_path / "months"
+    folder.mkdir()
+    (folder / "1.csv").write_text("".join(lines[:1001]))
+    bad = lines[1500].replace("Female", "Robot").replace("Male", "Robot")
+    (folder / "2.csv").write_text("".join([lines[0], *lines[1001:1500], bad, *lines[1501:]]))
+    ended = run(database, tmp_path, folder)
+    assert (ended["status"], ended["rows_read"], ended["rows_quarantined"]) == ("done", 4_000, 1)
+    assert count(database, "raw_data.diabetes") == 4_000
+    distinct = database.execute("SELECT count(DISTINCT line) FROM raw_data.diabetes").fetchone()
+    assert distinct == (4_000,)
+    place = database.execute("SELECT part, part_line FROM raw_data.quarantine").fetchone()
+    assert place == ("2.csv", 501)
+
+
 def test_changed_bytes_are_a_new_version_with_the_same_splits(
     database: Connection, source: Path, tmp_path: Path
 ) -> None:
@@ -160,13 +279,24 @@ def test_bad_rows_are_kept_in_quarantine_with_their_reasons(database: Connection
 
 def test_a_doubled_encounter_is_set_apart(database: Connection, source: Path, tmp_path: Path) -> None:
     lines = source.read_text().splitlines()
-    survivor = next(line for line in lines[1:] if line.split(",")[7] == "1")
-    source.write_text("\n".join([*lines, survivor]) + "\n")
+    survivors = [line for line in lines[1:] if line.split(",")[7] == "1"]
+    other = (
+        survivors[1].replace("Female", "Male") if "Female" in survivors[1] else survivors[1].replace("Male", "Female")
+    )
+    source.write_text("\n".join([*lines, survivors[0], other]) + "\n")
     run(database, tmp_path, source)
     doubled = database.execute(
-        "SELECT count(*) FROM clean_data.diabetes_excluded WHERE reason = 'duplicate_encounter'"
-    ).fetchone()
-    assert doubled == (1,)
+        "SELECT encounter_id, reason FROM clean_data.diabetes_excluded WHERE reason LIKE '%encounter' ORDER BY reason"
+    ).fetchall()
+    conflicting, same = (int(line.split(",")[0]) for line in (survivors[1], survivors[0]))
+    assert doubled == [(conflicting, "conflicting_encounter"), (same, "duplicate_encounter")]
+    kept = database.execute(
+        "SELECT gender FROM (SELECT encounter_id, gender FROM clean_data.diabetes_train UNION ALL"
+        " SELECT encounter_id, gender FROM clean_data.diabetes_validation UNION ALL"
+        " SELECT encounter_id, gender FROM clean_data.diabetes_test) AS placed WHERE encounter_id = %s",
+        (conflicting,),
+    ).fetchall()
+    assert kept == [(survivors[1].split(",")[3],)]
 
 
 def test_too_many_bad_rows_fail_the_whole_and_leave_nothing(database: Connection, source: Path, tmp_path: Path) -> None:
@@ -198,6 +328,7 @@ from pathlib import Path
 import psycopg
 from readmit_ingestor import ingestion, store
 from readmit_ingestor.runner import Runner
+from readmit_ingestor.sources import Places
 conninfo, cache, stage = sys.argv[1:]
 owner = ingestion if hasattr(ingestion, stage) else store
 whole = getattr(owner, stage)
@@ -206,13 +337,24 @@ def killed(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(owner, stage, killed)
 with psycopg.connect(conninfo, autocommit=True) as notes:
-    Runner(conninfo, Path(cache), "", 1_000, 0.05).run_one(notes, store.claim(notes))
+    Runner(conninfo, Places(Path(cache), ""), 1_000, 0.05).run_one(notes, store.claim(notes))
 """
 
 
 @pytest.mark.parametrize(
     "stage",
-    ["_make_staging", "_take", "_distribute", "_refuse_leakage", "_describe_batches", "_announce", "finish"],
+    [
+        "_make_staging",
+        "_copy",
+        "_set_doubles_apart",
+        "_distribute",
+        "refuse_leakage",
+        "_note_version",
+        "describe_batches",
+        "announce_batch",
+        "_announce",
+        "finish",
+    ],
 )
 def test_killed_at_any_stage_it_leaves_nothing_and_a_rerun_completes_once(
     stage: str, database: Connection, source: Path, tmp_path: Path
@@ -260,7 +402,7 @@ def test_the_end_of_a_request_is_announced_with_its_figures_in_the_trace_of_the_
     assert end == IngestionFinished(
         request_id=ended["request_id"], source=str(source), outcome="done", dataset_version=1, synthetic=False,
         rows_read=4_000, rows_quarantined=0, rows_excluded=ended["rows_excluded"],
-        batches=count(database, "clean_data.batch_info"), finished_at=ended["finished_at"],
+        batches=count(database, "clean_data.batch_info"), changes=ended["changes"], finished_at=ended["finished_at"],
     )  # fmt: skip
     rows = database.execute("SELECT topic, key, headers FROM raw_data.outbox ORDER BY id").fetchall()
     assert rows[-1][:2] == ("ingestion.finished", str(ended["request_id"]))
@@ -311,6 +453,20 @@ def test_a_source_that_keeps_killing_the_process_is_given_up(
     runner(database, tmp_path).run_one(database, claimed)
     assert database.execute("SELECT status, error_code FROM raw_data.ingestions").fetchall() == [("failed", "gave_up")]
     assert [(end.outcome, end.error_code) for end in ends_announced(database)] == [("failed", "gave_up")]
+
+
+def test_a_row_that_the_database_refuses_stops_the_process_and_stands_in_no_message(
+    database: Connection, source: Path, tmp_path: Path
+) -> None:
+    """It cannot happen, unless the tables and the schema disagree: then a person has to look, and the log is no place
+    for a patient."""
+    database.execute("ALTER TABLE clean_data.diabetes_train ADD CONSTRAINT never CHECK (gender = 'nobody')")
+    with pytest.raises(RuntimeError) as refused:
+        run(database, tmp_path, source)
+    assert str(refused.value) == "PostgreSQL refused a row: 23514 diabetes_train, never"
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
+    assert count(database, "raw_data.diabetes") == 0
 
 
 def test_a_sample_in_a_text_stream_and_in_a_file_are_the_same(tmp_path: Path) -> None:

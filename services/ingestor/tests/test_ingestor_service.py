@@ -150,7 +150,9 @@ async def test_whoever_asks_by_event_or_rest_hears_of_the_end_and_predictions_ar
             host="127.0.0.1", port=int(str(parts["port"])), database=str(parts["dbname"]), user="postgres",
             password="unused",
         )  # fmt: skip
-        settings = Settings(kafka=kafka, postgres=postgres, cache_dir=tmp_path / "cache", batch_rows=1_000)
+        settings = Settings(
+            kafka=kafka, postgres=postgres, cache_dir=tmp_path / "cache", batch_rows=1_000, schedule_hours=0
+        )
         outside, process = make_broker(kafka, "outside"), Process()
         await outside.start()
         try:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from readmit_chassis.envelope import new_envelope
@@ -23,9 +23,20 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     source: Annotated[
-        str, Field(min_length=1, max_length=2000, pattern=_TEXT, description="path, URL, `uci`, or `sample[:ROWS]`")
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            pattern=_TEXT,
+            description="file or folder, http(s) or s3 URL (a checksum may follow: `#sha256=…`), `uci`,"
+            " `sample[:ROWS]`",
+        ),
     ]
     requested_by: Annotated[str, Field(min_length=1, max_length=200, pattern=_TEXT)] = "rest"
+    batch_order: Annotated[
+        Literal["encounter", "shuffled"],
+        Field(description="order of the training rows: encounter order preserves drift in time"),
+    ] = "encounter"
 
 
 class Accepted(BaseModel):
@@ -55,7 +66,10 @@ class Ingestion(BaseModel):
     rows_total: int | None
     rows_quarantined: int
     rows_excluded: int
+    quarantined_by: dict[str, int]
+    changes: dict[str, int]
     batches_written: int
+    batch_order: Literal["encounter", "shuffled"]
     dataset_version: int | None
     synthetic: bool | None
     error: Fault | None
@@ -75,9 +89,24 @@ class Batch(BaseModel):
     batch_id: int
     rows: int
     positives: int
+    positive_share: float
     sha256: str
+    schema_sha256: str
     synthetic: bool
+    origin: Literal["source", "feedback"]
+    intervened: int
+    first_encounter_id: int | None
+    last_encounter_id: int | None
     created_at: datetime
+
+
+class Part(BaseModel):
+    """One file of a source. `first_line` is what its line numbers were raised by in `raw_data.diabetes`."""
+
+    name: str
+    sha256: str
+    first_line: int
+    rows: int
 
 
 class Dataset(BaseModel):
@@ -92,6 +121,13 @@ class Dataset(BaseModel):
     rows_quarantined: int
     rows_excluded: int
     batches_total: int
+    batch_order: Literal["encounter", "shuffled"]
+    batch_rows: int
+    request_id: UUID | None
+    previous_version: int | None
+    replay_of: int | None
+    parts: list[Part]
+    changes: dict[str, int]
     created_at: datetime
     batches: list[Batch]
 
@@ -107,10 +143,11 @@ def ingestion_router(pool: store.Pool) -> APIRouter:
     router = APIRouter(tags=["ingestion"])
 
     @router.post("/ingestions", status_code=202)
-    async def ask(request: Request) -> Accepted:
+    async def ask(request: Request, response: Response) -> Accepted:
         event = IngestionRequested(request_id=uuid4(), requested_at=datetime.now(UTC), **request.model_dump())
         envelope = new_envelope(event.EVENT_TYPE, source="ingestor", subject=str(event.request_id))
         await store.request(pool, event, envelope)
+        response.headers["Location"] = f"/ingestions/{event.request_id}"
         return Accepted(request_id=event.request_id)
 
     @router.get("/ingestions")

@@ -12,7 +12,10 @@ Code = Literal[
     "source_bad_header",
     "source_bad_archive",
     "source_empty",
+    "source_too_large",
+    "source_checksum_mismatch",
     "too_many_bad_rows",
+    "nothing_to_replay",
     "gave_up",
 ]
 

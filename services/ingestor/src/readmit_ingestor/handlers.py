@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from readmit_chassis.envelope import Envelope
 from readmit_contracts.events import IngestionRequested, PredictionMade
@@ -19,11 +19,22 @@ def on_ingestion_requested(pool: store.Pool) -> Callable[[IngestionRequested, En
     return handle
 
 
-def on_prediction_made(pool: store.Pool) -> Callable[[PredictionMade, Envelope], Awaitable[None]]:
-    """Keep the prediction."""
+def on_predictions_made(
+    pool: store.Pool,
+) -> Callable[[Sequence[tuple[PredictionMade, Envelope]]], Awaitable[None]]:
+    """Keep the predictions."""
 
-    async def handle(event: PredictionMade, _: Envelope) -> None:
-        if await predictions.keep(pool, event):
-            PREDICTIONS_STORED.inc()
+    async def handle(events: Sequence[tuple[PredictionMade, Envelope]]) -> None:
+        PREDICTIONS_STORED.inc(await predictions.keep_all(pool, [event for event, _ in events]))
+
+    return handle
+
+
+def on_prediction_made(pool: store.Pool) -> Callable[[PredictionMade, Envelope], Awaitable[None]]:
+    """Keep one prediction."""
+    keep = on_predictions_made(pool)
+
+    async def handle(event: PredictionMade, envelope: Envelope) -> None:
+        await keep([(event, envelope)])
 
     return handle

@@ -1,39 +1,43 @@
 """One ingestion is one transaction: raw rows, clean rows, batches and events become visible together or not at all.
 
-Rows stream through: read, raw COPY, clean, COPY into a staging table; what needs the whole file (order, duplicates,
-batches, digests) is done by the database. So memory does not grow with the file.
+Rows stream through: read and clean (in a thread, one chunk ahead), raw COPY, COPY into a staging table; what needs the
+whole source (order, duplicates, batches, digests) is done by the database. So memory does not grow with the source, and
+PostgreSQL never waits for Python.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.outbox import enqueue_sync
-from readmit_contracts.encounter import COLUMNS, NOT_READMITTABLE, POSITIVE_OUTCOME, schema_sha256
+from readmit_chassis.tracing import span
+from readmit_contracts.encounter import schema_sha256
 from readmit_contracts.events import BatchReady
-from readmit_contracts.prediction import FieldError
 from readmit_contracts.topics import BATCH_READY
-from readmit_features.cleaning import clean_rows
-from readmit_features.split import split_of
-from readmit_features.synthetic import FIRST_SYNTHETIC_ID
 from readmit_ingestor.errors import SourceFault
-from readmit_ingestor.reading import Chunk, CsvReader
+from readmit_ingestor.preparation import Prepared, prepare
+from readmit_ingestor.reading import KEYS, Reader
+from readmit_ingestor.replay import Replay, mark_replayed
+from readmit_ingestor.store import SCHEMA
 
 Connection = psycopg.Connection[Any]
+T = TypeVar("T")
 
-_KEYS = [column.key for column in COLUMNS]
-_ENCOUNTER, _PATIENT, _DISPOSITION, _OUTCOME = (
-    _KEYS.index(key) for key in ("encounter_id", "patient_nbr", "discharge_disposition_id", "readmitted")
-)
-_COLUMN_LIST = sql.SQL(", ").join(map(sql.Identifier, [*_KEYS, "readmitted_30d"]))
+BATCH_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, [*KEYS, "readmitted_30d"]))
+#: How many `field: problem` are worth telling.
+_REASONS_SHOWN = 20
 
 
 @dataclass(slots=True)
@@ -41,16 +45,20 @@ class Progress:
     """How far an ingestion is; what a person who waits wants to see."""
 
     stage: str = "reading"
+    bytes_read: int = 0
+    bytes_total: int | None = None
     rows_read: int = 0
     rows_quarantined: int = 0
     rows_excluded: int = 0
     batches_written: int = 0
     synthetic: bool = False
+    quarantined_by: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What came of it. `unchanged`: these bytes were there already, as this version."""
+    """What came of it. `unchanged`: this content was there already, as this version."""
 
     dataset_version: int
     synthetic: bool
@@ -59,184 +67,290 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What an operator may set."""
+    """What an operator, or who asks, may set."""
 
     batch_rows: int
     max_bad_share: float
+    batch_order: str = "encounter"
     tell: Callable[[Progress], None] = field(default=lambda _: None)
 
 
-def ingest(
-    connection: Connection, reader: CsvReader, *, source: str, synthetic: bool, rules: Rules, cause: Envelope | None
-) -> Ingested:
-    """Ingest a CSV in the connection's transaction, which the caller commits. Raises `SourceFault`."""
-    progress = Progress(synthetic=synthetic)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked for what, for the lineage. `replay`: the corrected rows that the source holds."""
+
+    source: str
+    synthetic: bool
+    request_id: UUID | None = None
+    replay: Replay | None = None
+    cause: Envelope | None = None
+
+
+def ingest(connection: Connection, reader: Reader, asked: Asked, rules: Rules) -> Ingested:
+    """Ingest a source in the connection's transaction, which the caller commits. Raises `SourceFault`."""
+    progress = Progress(synthetic=asked.synthetic)
+    _prepare_session(connection)
     # One ingestion at a time: versions are numbered in the order in which they become visible.
     connection.execute("SELECT pg_advisory_xact_lock(hashtext('clean_data.datasets'))")
-    version = _value(connection, "SELECT coalesce(max(version), 0) + 1 FROM clean_data.datasets")
+    previous = _value(connection, "SELECT coalesce(max(version), 0) FROM clean_data.datasets")
+    version = previous + 1
     _make_staging(connection)
-    for chunk in reader.chunks():
-        _take(connection, version, chunk, progress)
-        rules.tell(progress)
+    with span("read and copy", dataset_version=version) as reading:
+        for prepared in _ahead(prepare(version, chunk) for chunk in reader.chunks()):
+            _copy(connection, prepared, progress)
+            progress.bytes_read, progress.bytes_total = reader.bytes_read, reader.bytes_total
+            rules.tell(progress)
+        reading.set_attributes({"rows": progress.rows_read, "quarantined": progress.rows_quarantined})
     known = connection.execute(
-        "SELECT version, synthetic FROM clean_data.datasets WHERE content_sha256 = %s", (reader.content_sha256,)
+        "SELECT version, synthetic FROM clean_data.datasets"
+        " WHERE content_sha256 = %s AND schema_sha256 = %s AND batch_order = %s AND batch_rows = %s",
+        (reader.content_sha256, schema_sha256(), rules.batch_order, rules.batch_rows),
     ).fetchone()
     if known is not None:
         return Ingested(known[0], known[1], unchanged=True)
-    _refuse_if_too_bad(progress, source, rules.max_bad_share)
+    _refuse_if_too_bad(progress, asked.source, rules.max_bad_share)
     progress.stage = "splitting"
     rules.tell(progress)
-    progress.rows_excluded = _distribute(connection, version, rules.batch_rows)
-    _refuse_leakage(connection, version)
-    progress.stage = "announcing"
-    synthetic = progress.synthetic
-    batches = _describe_batches(connection, version, synthetic)
-    connection.execute(
-        "INSERT INTO clean_data.datasets (version, content_sha256, schema_sha256, source, synthetic, rows_raw,"
-        " rows_quarantined, rows_excluded, batches_total) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        (version, reader.content_sha256, schema_sha256(), source, synthetic, progress.rows_read,
-         progress.rows_quarantined, progress.rows_excluded, len(batches)),
-    )  # fmt: skip
-    for batch, rows, positives, digest in batches:
-        event = BatchReady(
-            dataset_version=version, content_sha256=reader.content_sha256, schema_sha256=schema_sha256(), batch=batch,
-            batches_total=len(batches), rows=rows, positives=positives, batch_sha256=digest, synthetic=synthetic,
-        )  # fmt: skip
-        envelope = new_envelope(event.EVENT_TYPE, source="ingestor", subject=f"{version}/{batch}", cause=cause)
-        enqueue_sync(connection, "raw_data", topic=BATCH_READY.name, key=str(version), event=event, envelope=envelope)
-    progress.batches_written = len(batches)
+    with span("split"):
+        _set_doubles_apart(connection)
+        progress.rows_excluded = _distribute(connection, version, rules, reader.content_sha256)
+        refuse_leakage(connection, version)
+    progress.stage = "describing"
+    rules.tell(progress)
+    _note_version(connection, version, previous, reader, asked, rules, progress)
+    batches = _value(
+        connection,
+        "SELECT coalesce(max(batch_id), 0) FROM clean_data.diabetes_train WHERE dataset_version = %s",
+        version,
+    )
+    with span("describe", batches=batches):
+        describe_batches(connection, version, range(1, batches + 1))
+    connection.execute("UPDATE clean_data.datasets SET batches_total = %s WHERE version = %s", (batches, version))
+    for batch in range(1, batches + 1):
+        announce_batch(connection, version, batch, asked.cause)
+    if asked.replay is not None:
+        mark_replayed(connection, asked.replay, version)
+    progress.batches_written = batches
     rules.tell(progress)
     return Ingested(version, progress.synthetic, unchanged=False)
 
 
-def _value(connection: Connection, query: str) -> int:
-    row = connection.execute(query.encode()).fetchone()
+def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The same items, the next ones being made in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ingestion-reader") as pool:
+        coming = deque(pool.submit(next, items, None) for _ in range(depth))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, items, None))
+            yield item
+
+
+def _value(connection: Connection, query: str, *parameters: object) -> int:
+    row = connection.execute(query.encode(), parameters).fetchone()
     return int(row[0]) if row else 0
 
 
+def _prepare_session(connection: Connection) -> None:
+    """Sorting 15,000 rows should need no disk, and compiling a query that runs once never pays."""
+    connection.execute("SET LOCAL temp_buffers = '64MB'; SET LOCAL work_mem = '64MB'; SET LOCAL jit = off")
+
+
 def _make_staging(connection: Connection) -> None:
+    """What is looked at most stands first: PostgreSQL reads a row from its front."""
     connection.execute(
-        "CREATE TEMP TABLE staging (LIKE clean_data.diabetes_test INCLUDING DEFAULTS) ON COMMIT DROP;"
-        "ALTER TABLE staging DROP COLUMN dataset_version, ADD COLUMN line bigint, ADD COLUMN split text,"
-        " ADD COLUMN reason text"
+        "CREATE TEMP TABLE staging ON COMMIT DROP AS"
+        " SELECT 0::bigint AS line, ''::text AS split, ''::text AS reason, t.* FROM clean_data.diabetes_test AS t"
+        " WITH NO DATA;"
+        "ALTER TABLE staging DROP COLUMN dataset_version"
     )
 
 
-def _take(connection: Connection, version: int, chunk: Chunk, progress: Progress) -> None:
+_RAW = sql.SQL("COPY raw_data.diabetes (dataset_version, line, {}) FROM STDIN (FORMAT csv, NULL '\\N')").format(
+    sql.SQL(", ").join(map(sql.Identifier, KEYS))
+)
+_STAGING = sql.SQL("COPY staging (line, split, reason, {}) FROM STDIN (FORMAT csv)").format(BATCH_COLUMNS)
+_QUARANTINE = "COPY raw_data.quarantine (dataset_version, line, part, part_line, row, reasons) FROM STDIN"
+
+
+def _copy(connection: Connection, prepared: Prepared, progress: Progress) -> None:
     """One chunk: raw as received, then clean into staging, or into quarantine with every reason."""
-    raw_columns = sql.SQL(", ").join(map(sql.Identifier, ["dataset_version", "line", *_KEYS]))
-    with (
-        connection.cursor() as cursor,
-        cursor.copy(sql.SQL("COPY raw_data.diabetes ({}) FROM STDIN").format(raw_columns)) as copy,
-    ):
-        for line, row in zip(chunk.lines, chunk.rows, strict=True):
-            copy.write_row((version, line, *row))
-    cleaned = clean_rows(chunk.rows) if chunk.rows else None
-    bad: list[tuple[int, list[str], list[FieldError]]] = [
-        (line, row, [FieldError(field="*", value=len(row), problem="has another number of cells than the header",
-                                allowed=f"{len(_KEYS)} cells or as many as the header")])
-        for line, row in chunk.misshapen
-    ]  # fmt: skip
-    if cleaned is not None:
-        bad += [(chunk.lines[index], chunk.rows[index], errors) for index, errors in cleaned.refused.items()]
-        target = sql.SQL("COPY staging ({}, line, split, reason) FROM STDIN").format(_COLUMN_LIST)
-        with connection.cursor() as cursor, cursor.copy(target) as copy:
-            for values, index in zip(cleaned.rows, cleaned.line_index, strict=True):
-                # A sample that was written to a file and comes back as one is still a sample.
-                progress.synthetic = progress.synthetic or int(values[_ENCOUNTER] or 0) >= FIRST_SYNTHETIC_ID
-                reason = "not_readmittable" if values[_DISPOSITION] in NOT_READMITTABLE else None
-                split = split_of(int(values[_PATIENT] or 0))
-                copy.write_row((*values, values[_OUTCOME] == POSITIVE_OUTCOME, chunk.lines[index], split, reason))
-    if bad:
-        with (
-            connection.cursor() as cursor,
-            cursor.copy("COPY raw_data.quarantine (dataset_version, line, row, reasons) FROM STDIN") as copy,
-        ):
-            for line, row, errors in sorted(bad, key=lambda each: each[0]):
-                copy.write_row((version, line, json.dumps(row), json.dumps([error.model_dump() for error in errors])))
-    progress.rows_read += len(chunk.rows) + len(chunk.misshapen)
-    progress.rows_quarantined += len(bad)
+    with connection.cursor() as cursor:
+        for statement, data in ((_RAW, prepared.raw), (_STAGING, prepared.clean)):
+            if len(data):
+                with cursor.copy(statement) as copy:
+                    copy.write(data)
+        if prepared.quarantined:
+            with cursor.copy(_QUARANTINE) as copy:
+                for row in prepared.quarantined:
+                    copy.write_row(
+                        (prepared.version, row.line, row.part, row.part_line, json.dumps(row.row),
+                         json.dumps([error.model_dump() for error in row.reasons]))
+                    )  # fmt: skip
+    progress.synthetic = progress.synthetic or prepared.synthetic
+    progress.rows_read += prepared.rows
+    progress.rows_quarantined += len(prepared.quarantined)
+    progress.changes.update(prepared.changes)
+    progress.quarantined_by.update(
+        reason
+        for row in prepared.quarantined
+        for reason in {f"{error.field}: {error.problem}" for error in row.reasons}
+    )
+
+
+def most_frequent(reasons: Counter[str]) -> dict[str, int]:
+    """The reasons worth telling, most frequent first."""
+    return dict(reasons.most_common(_REASONS_SHOWN))
 
 
 def _refuse_if_too_bad(progress: Progress, source: str, max_bad_share: float) -> None:
     if progress.rows_quarantined > max_bad_share * progress.rows_read:
+        why = "; ".join(f"{reason} ({rows} rows)" for reason, rows in progress.quarantined_by.most_common(3))
         raise SourceFault(
             "too_many_bad_rows",
             f"{source}: {progress.rows_quarantined} of {progress.rows_read} rows do not fit the encounter schema, more"
-            f" than {max_bad_share:.0%}; check delimiter, columns and codes",
+            f" than {max_bad_share:.0%}: {why}; mend the source, or allow a larger share",
         )
 
 
-def _distribute(connection: Connection, version: int, batch_rows: int) -> int:
-    """Staged rows into their tables, in encounter order. Returns how many were set apart."""
-    connection.execute(
-        "UPDATE staging SET reason = 'duplicate_encounter' FROM ("
-        " SELECT line, row_number() OVER (PARTITION BY encounter_id ORDER BY line) AS nth FROM staging"
-        ") AS seen WHERE seen.line = staging.line AND seen.nth > 1"
+def _set_doubles_apart(connection: Connection) -> None:
+    """The first row of an encounter stays; whether a later one says the same or something else is worth knowing."""
+    connection.execute("CREATE TEMP TABLE doubled (encounter_id bigint, first_line bigint) ON COMMIT DROP")
+    found = connection.execute(
+        "INSERT INTO doubled SELECT encounter_id, min(line) FROM staging GROUP BY encounter_id HAVING count(*) > 1"
     )
-    fill = sql.SQL(
-        "INSERT INTO clean_data.{table} (dataset_version, {columns}{extra}) SELECT {version}, {columns}{value}"
-        " FROM staging WHERE {condition} ORDER BY encounter_id, line"
-    )
-    for split in ("validation", "test"):
+    if found.rowcount:
+        same = sql.SQL("({}) IS NOT DISTINCT FROM ({})").format(_row_of("s"), _row_of("f"))
         connection.execute(
-            fill.format(
-                table=sql.Identifier(f"diabetes_{split}"), columns=_COLUMN_LIST, extra=sql.SQL(""), value=sql.SQL(""),
-                version=sql.Literal(version),
-                condition=sql.SQL("reason IS NULL AND split = {}").format(sql.Literal(split)),
+            sql.SQL(
+                "UPDATE staging AS s SET reason ="
+                " CASE WHEN {} THEN 'duplicate_encounter' ELSE 'conflicting_encounter' END"
+                " FROM doubled AS d JOIN staging AS f ON f.line = d.first_line AND f.encounter_id = d.encounter_id"
+                " WHERE s.encounter_id = d.encounter_id AND s.line <> d.first_line"
+            ).format(same)
+        )
+
+
+def _row_of(alias: str) -> sql.Composed:
+    return sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier(alias, key) for key in KEYS))
+
+
+_FILL = sql.SQL(
+    "INSERT INTO clean_data.{table} (dataset_version, {columns}{extra}) SELECT {version}, {columns}{value}"
+    " FROM staging WHERE {condition} ORDER BY {order}"
+)
+_TRAINING = sql.SQL("reason IS NULL AND split = 'train'")
+
+
+def _distribute(connection: Connection, version: int, rules: Rules, content_sha256: str) -> int:
+    """Staged rows into their tables, in batch order. Returns how many were set apart."""
+    order: sql.Composable = sql.SQL("encounter_id")
+    if rules.batch_order == "shuffled":  # the same shuffle for the same content
+        order = sql.SQL('md5(encounter_id || {}) COLLATE "C"').format(sql.Literal(content_sha256))
+
+    def fill(table: str, condition: sql.Composable, extra: str = "", value: sql.Composable | None = None) -> int:
+        return connection.execute(
+            _FILL.format(
+                table=sql.Identifier(f"diabetes_{table}"), columns=BATCH_COLUMNS, version=sql.Literal(version),
+                condition=condition, extra=sql.SQL(extra), value=value or sql.SQL(""), order=order,
             )
-        )  # fmt: skip
-    connection.execute(
-        fill.format(
-            table=sql.Identifier("diabetes_train"), columns=_COLUMN_LIST, extra=sql.SQL(", batch_id"),
-            value=sql.SQL(", (row_number() OVER (ORDER BY encounter_id) - 1) / {} + 1").format(sql.Literal(batch_rows)),
-            version=sql.Literal(version), condition=sql.SQL("reason IS NULL AND split = 'train'"),
-        )
-    )  # fmt: skip
-    excluded = connection.execute(
-        fill.format(
-            table=sql.Identifier("diabetes_excluded"), columns=_COLUMN_LIST, extra=sql.SQL(", reason"),
-            value=sql.SQL(", reason"), version=sql.Literal(version), condition=sql.SQL("reason IS NOT NULL"),
-        )
-    )  # fmt: skip
-    return excluded.rowcount
+        ).rowcount  # fmt: skip
+
+    fill("validation", sql.SQL("reason IS NULL AND split = 'validation'"))
+    fill("test", sql.SQL("reason IS NULL AND split = 'test'"))
+    fill("train", _TRAINING, ", batch_id", _batch_of(connection, order, rules.batch_rows))
+    return fill("excluded", sql.SQL("reason IS NOT NULL"), ", reason", sql.SQL(", reason"))
 
 
-def _refuse_leakage(connection: Connection, version: int) -> None:
-    """The split is a function of the patient, so this cannot happen; if it ever does, nothing may be committed."""
-    leaked = connection.execute(
-        "SELECT count(*) FROM (SELECT patient_nbr FROM ("
-        " SELECT DISTINCT patient_nbr FROM clean_data.diabetes_train WHERE dataset_version = %(v)s UNION ALL"
-        " SELECT DISTINCT patient_nbr FROM clean_data.diabetes_validation WHERE dataset_version = %(v)s UNION ALL"
-        " SELECT DISTINCT patient_nbr FROM clean_data.diabetes_test WHERE dataset_version = %(v)s"
-        ") AS splits GROUP BY patient_nbr HAVING count(*) > 1) AS leaked",
-        {"v": version},
-    ).fetchone()
-    if leaked is None or leaked[0]:
-        raise RuntimeError(f"{leaked and leaked[0]} patients stand in more than one split")
+def _batch_of(connection: Connection, order: sql.Composable, batch_rows: int) -> sql.Composable:
+    """The batch of a training row, as an expression: how many first rows of batches stand at or before it.
 
-
-def _describe_batches(connection: Connection, version: int, synthetic: bool) -> list[tuple[int, int, int, str]]:
-    """Write `batch_info`: rows, positives, and a digest over the batch's rows as PostgreSQL prints them, in order."""
-    batches = connection.execute(
-        "SELECT batch_id, count(*), count(*) FILTER (WHERE readmitted_30d) FROM clean_data.diabetes_train"
-        " WHERE dataset_version = %s GROUP BY batch_id ORDER BY batch_id",
-        (version,),
+    Numbering narrow rows and looking up the few limits is twice as fast as numbering the wide rows themselves.
+    """
+    first = connection.execute(
+        sql.SQL(
+            "SELECT place FROM (SELECT {order} AS place, row_number() OVER (ORDER BY {order}) - 1 AS before"
+            " FROM staging WHERE {training}) AS numbered WHERE before % {rows} = 0 ORDER BY place"
+        ).format(order=order, training=_TRAINING, rows=sql.Literal(batch_rows))
     ).fetchall()
-    described = []
-    for batch, rows, positives in batches:
-        digest = hashlib.sha256()
-        query = sql.SQL(
-            "COPY (SELECT {} FROM clean_data.diabetes_train WHERE dataset_version = {} AND batch_id = {}"
-            " ORDER BY encounter_id) TO STDOUT (FORMAT csv)"
-        ).format(_COLUMN_LIST, sql.Literal(version), sql.Literal(batch))
-        with connection.cursor() as cursor, cursor.copy(query) as copy:
-            for block in copy:
-                digest.update(block)
-        connection.execute(
-            "INSERT INTO clean_data.batch_info (dataset_version, batch_id, rows, positives, sha256, synthetic)"
-            " VALUES (%s, %s, %s, %s, %s, %s)",
-            (version, batch, rows, positives, digest.hexdigest(), synthetic),
+    limits = [place for (place,) in first]
+    return sql.SQL(", width_bucket({}, {})").format(order, sql.Literal(limits)) if limits else sql.SQL(", 1")
+
+
+def refuse_leakage(connection: Connection, version: int) -> None:
+    """The split is a function of the patient, so this cannot happen; if it ever does, nothing may be committed."""
+    leaked = _value(
+        connection,
+        "SELECT count(*) FROM (SELECT patient_nbr FROM ("
+        " SELECT patient_nbr, 1 AS split FROM clean_data.diabetes_train WHERE dataset_version = %s UNION ALL"
+        " SELECT patient_nbr, 2 FROM clean_data.diabetes_validation WHERE dataset_version = %s UNION ALL"
+        " SELECT patient_nbr, 3 FROM clean_data.diabetes_test WHERE dataset_version = %s"
+        ") AS placed GROUP BY patient_nbr HAVING min(split) <> max(split)) AS leaked",
+        version, version, version,
+    )  # fmt: skip
+    if leaked:
+        raise RuntimeError(f"{leaked} patients stand in more than one split of dataset {version}")
+
+
+def _note_version(
+    connection: Connection, version: int, previous: int, reader: Reader, asked: Asked, rules: Rules, progress: Progress
+) -> None:
+    parts = [
+        {"name": part.name, "sha256": part.sha256, "first_line": part.first_line, "rows": part.rows}
+        for part in reader.parts_read
+    ]
+    connection.execute(
+        "INSERT INTO clean_data.datasets (version, content_sha256, schema_sha256, source, synthetic, rows_raw,"
+        " rows_quarantined, rows_excluded, batches_total, batch_order, batch_rows, request_id, previous_version,"
+        " replay_of, parts, changes) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)",
+        (version, reader.content_sha256, schema_sha256(), asked.source, progress.synthetic, progress.rows_read,
+         progress.rows_quarantined, progress.rows_excluded, rules.batch_order, rules.batch_rows, asked.request_id,
+         previous or None, asked.replay and asked.replay.version, json.dumps(parts), json.dumps(progress.changes)),
+    )  # fmt: skip
+
+
+def describe_batches(
+    connection: Connection, version: int, batches: Sequence[int], *, origin: str = "source", intervened: int = 0
+) -> None:
+    """Write `batch_info`. A batch's digest is over its rows as `COPY … TO STDOUT` prints them, in encounter order.
+
+    The dataset version has to be there already.
+    """
+    digests = [_digest_of(connection, version, batch) for batch in batches]
+    connection.execute(
+        "INSERT INTO clean_data.batch_info (dataset_version, batch_id, rows, positives, sha256, synthetic, origin,"
+        " intervened, schema_sha256, first_encounter_id, last_encounter_id)"
+        " SELECT d.version, t.batch_id, t.rows, t.positives, digests.sha256, d.synthetic, %s, %s, d.schema_sha256,"
+        " t.first, t.last"
+        " FROM (SELECT batch_id, count(*) AS rows, count(*) FILTER (WHERE readmitted_30d) AS positives,"
+        "  min(encounter_id) AS first, max(encounter_id) AS last FROM clean_data.diabetes_train"
+        "  WHERE dataset_version = %s AND batch_id = ANY(%s) GROUP BY batch_id) AS t"
+        " JOIN unnest(%s::int[], %s::text[]) AS digests (batch_id, sha256) USING (batch_id)"
+        " JOIN clean_data.datasets AS d ON d.version = %s",
+        (origin, intervened, version, list(batches), list(batches), digests, version),
+    )
+
+
+def _digest_of(connection: Connection, version: int, batch: int) -> str:
+    digest = hashlib.sha256()
+    rows = sql.SQL(
+        "COPY (SELECT {} FROM clean_data.diabetes_train WHERE dataset_version = {} AND batch_id = {}"
+        " ORDER BY encounter_id) TO STDOUT"
+    ).format(BATCH_COLUMNS, sql.Literal(version), sql.Literal(batch))
+    with connection.cursor() as cursor, cursor.copy(rows) as copy:
+        for block in copy:
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def announce_batch(connection: Connection, version: int, batch: int, cause: Envelope | None) -> None:
+    """`batch.ready` of a described batch, in the transaction that made it."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            "SELECT d.version AS dataset_version, d.content_sha256, d.schema_sha256, b.batch_id AS batch,"
+            " d.batches_total, b.rows, b.positives, b.sha256 AS batch_sha256, b.synthetic, b.origin, b.intervened"
+            " FROM clean_data.batch_info AS b JOIN clean_data.datasets AS d ON d.version = b.dataset_version"
+            " WHERE b.dataset_version = %s AND b.batch_id = %s",
+            (version, batch),
         )
-        described.append((batch, rows, positives, digest.hexdigest()))
-    return described
+        event = BatchReady.model_validate(cursor.fetchone())
+    envelope = new_envelope(event.EVENT_TYPE, source="ingestor", subject=f"{version}/{batch}", cause=cause)
+    enqueue_sync(connection, SCHEMA, topic=BATCH_READY.name, key=str(version), event=event, envelope=envelope)

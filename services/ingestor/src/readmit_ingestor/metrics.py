@@ -10,6 +10,19 @@ INGESTIONS = Counter(
     "ingestions_total", "Ingestions that ended, by how. failed: GET /ingestions names the fault.", ["outcome"]
 )
 ROWS = Counter("ingestion_rows_total", "Rows by fate. quarantined rising: look into raw_data.quarantine.", ["fate"])
+QUARANTINED_ROWS = Counter(
+    "ingestion_quarantined_rows_total",
+    "Quarantined rows by the field that was refused. Rising: a source has changed; `readmit quarantine list`.",
+    ["field"],
+)
+CHANGES = Counter(
+    "ingestion_changes_total",
+    "Cells that cleaning has changed, by rule. A jump: a source writes differently.",
+    ["rule"],
+)
+QUARANTINE = Gauge(
+    "quarantine_rows", "Rows in quarantine, by what became of them. open: somebody has to look at them.", ["status"]
+)
 SECONDS = Histogram(
     "ingestion_seconds", "Duration of an ingestion that committed.", buckets=(1, 2, 5, 10, 20, 60, 300, 1800)
 )
@@ -39,5 +52,7 @@ def show_newest(version: int, rows_by_split: Mapping[str, int]) -> None:
 # A rate needs a zero to start from.
 for outcome in ("done", "unchanged", "failed"):
     INGESTIONS.labels(outcome)
+for status in ("open", "corrected", "dropped", "replayed"):
+    QUARANTINE.labels(status)
 for fate in ("read", "quarantined", "excluded"):
     ROWS.labels(fate)

@@ -10,29 +10,35 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psycopg
 import structlog
+from psycopg.types.json import Jsonb
 
 from readmit_chassis.envelope import Envelope
+from readmit_chassis.tracing import span
 from readmit_ingestor import store
+from readmit_ingestor.addresses import shown
 from readmit_ingestor.errors import SourceFault
-from readmit_ingestor.ingestion import Progress, Rules, ingest
+from readmit_ingestor.ingestion import Asked, Connection, Ingested, Progress, Rules, ingest, most_frequent
 from readmit_ingestor.metrics import (
     BATCHES_WRITTEN,
+    CHANGES,
     INGESTIONS,
     LAST_INGESTION,
+    QUARANTINED_ROWS,
     ROWS,
     RUNNING,
     SECONDS,
     show_newest,
 )
-from readmit_ingestor.reading import CsvReader
-from readmit_ingestor.sources import open_source
+from readmit_ingestor.reading import Reader
+from readmit_ingestor.replay import Replay, open_replay, replayed_version
+from readmit_ingestor.sources import OnBytes, Opened, Places, open_source
 
 log = structlog.get_logger()
 
@@ -46,8 +52,7 @@ class Runner:
     """Everything an ingestion needs to know about its surroundings."""
 
     conninfo: str
-    cache_dir: Path
-    uci_url: str
+    places: Places
     batch_rows: int
     max_bad_share: float
 
@@ -102,13 +107,18 @@ class Runner:
     def run_one(self, notes: psycopg.Connection[Any], claimed: store.Row) -> None:
         """Run one request to its end. `notes` is an autocommit connection on which progress is shown."""
         request_id: UUID = claimed["request_id"]
-        source: str = claimed["source"]
         started = time.monotonic()
+        cause = Envelope.from_headers(claimed["headers"]) if claimed["headers"] else None
+        with span("ingestion", cause.traceparent if cause else None, request_id=str(request_id)):
+            self._run(notes, claimed, cause, started)
+
+    def _run(self, notes: psycopg.Connection[Any], claimed: store.Row, cause: Envelope | None, started: float) -> None:
+        request_id: UUID = claimed["request_id"]
         log.info("ingestion_started", request_id=str(request_id))
         RUNNING.set(1)
         try:
-            _refuse_a_killer(source, claimed["attempts"])
-            ended = self._ingest(notes, request_id, source, claimed["headers"])
+            _refuse_a_killer(claimed["source"], claimed["attempts"])
+            ended = self._ingest(notes, claimed, cause)
         except SourceFault as fault:
             store.finish(notes, request_id, "failed", error_code=fault.code, error_message=fault.message)
             INGESTIONS.labels("failed").inc()
@@ -122,32 +132,27 @@ class Runner:
         finally:
             RUNNING.set(0)
 
-    def _ingest(
-        self, notes: psycopg.Connection[Any], request_id: UUID, source: str, headers: dict[str, str] | None
-    ) -> bool:
+    def _ingest(self, notes: psycopg.Connection[Any], claimed: store.Row, cause: Envelope | None) -> bool:
         """False, and nothing committed, when the request had ended meanwhile: another runner took it up."""
-        shown = _Shown(notes, request_id)
-        rules = Rules(self.batch_rows, self.max_bad_share, shown.progress)
-        cause = Envelope.from_headers(headers) if headers else None
-        with (
-            open_source(source, cache_dir=self.cache_dir, uci_url=self.uci_url, on_bytes=shown.bytes) as opened,
-            psycopg.connect(self.conninfo) as connection,
-        ):
-            done = ingest(
-                connection, CsvReader(opened.stream, source), source=source, synthetic=opened.synthetic, rules=rules,
-                cause=cause,
-            )  # fmt: skip
+        request_id: UUID = claimed["request_id"]
+        source: str = claimed["source"]
+        noted = _Shown(notes, request_id)
+        rules = Rules(self.batch_rows, self.max_bad_share, claimed["batch_order"], noted.progress)
+        with self._open(source, noted.bytes) as (opened, replay), psycopg.connect(self.conninfo) as connection:
+            asked = Asked(shown(source), opened.synthetic, request_id, replay, cause)
+            done = _ingest_quietly(connection, Reader(opened.parts, shown(source)), asked, rules)
             if done.unchanged:
                 connection.rollback()
-            counts = shown.counts()
+            counts = noted.counts()
             ended = store.finish(
                 connection, request_id, "unchanged" if done.unchanged else "done",
-                dataset_version=done.dataset_version, synthetic=done.synthetic, **counts,
+                dataset_version=done.dataset_version, synthetic=done.synthetic, **counts, **noted.reasons(),
             )  # fmt: skip
             if not ended:
                 connection.rollback()
                 return False
-            connection.commit()
+            with span("commit"):
+                connection.commit()
         INGESTIONS.labels("unchanged" if done.unchanged else "done").inc()
         LAST_INGESTION.set_to_current_time()
         if not done.unchanged:
@@ -156,12 +161,36 @@ class Runner:
             ROWS.labels("read").inc(counts["rows_read"])
             ROWS.labels("quarantined").inc(counts["rows_quarantined"])
             ROWS.labels("excluded").inc(counts["rows_excluded"])
+            noted.count()
         return True
+
+    @contextlib.contextmanager
+    def _open(self, source: str, on_bytes: OnBytes) -> Iterator[tuple[Opened, Replay | None]]:
+        version = replayed_version(source)
+        if version is None:
+            with open_source(source, self.places, on_bytes) as opened:
+                yield opened, None
+        else:
+            with open_replay(self.conninfo, version) as replayed:
+                yield replayed
+
+
+def _ingest_quietly(connection: Connection, reader: Reader, asked: Asked, rules: Rules) -> Ingested:
+    """`ingest`, but what PostgreSQL refuses is told without the row, which its messages hold and logs must not."""
+    try:
+        return ingest(connection, reader, asked, rules)
+    except OSError as error:
+        raise SourceFault(
+            "source_not_found", f"{asked.source}: cannot be read to its end ({error.strerror}); try again"
+        ) from error
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        where = ", ".join(filter(None, (error.diag.table_name, error.diag.column_name, error.diag.constraint_name)))
+        raise RuntimeError(f"PostgreSQL refused a row: {error.sqlstate} {where}".strip()) from None
 
 
 def _refuse_a_killer(source: str, attempts: int) -> None:
     if attempts > _MAX_ATTEMPTS:
-        raise SourceFault("gave_up", f"{source}: the ingestor died {_MAX_ATTEMPTS} times on it; see its log")
+        raise SourceFault("gave_up", f"{shown(source)}: the ingestor died {_MAX_ATTEMPTS} times on it; see its log")
 
 
 class _Shown:
@@ -184,6 +213,20 @@ class _Shown:
             "batches_written": seen.batches_written,
         }
 
+    def count(self) -> None:
+        """Add what was found to the metrics, once it is committed."""
+        for reason, rows in self._progress.quarantined_by.items():
+            QUARANTINED_ROWS.labels(reason.partition(":")[0]).inc(rows)
+        for change, cells in self._progress.changes.items():
+            CHANGES.labels(change.partition(": ")[2]).inc(cells)
+
+    def reasons(self) -> dict[str, Jsonb]:
+        seen = self._progress
+        return {
+            "quarantined_by": Jsonb(most_frequent(seen.quarantined_by)),
+            "changes": Jsonb(dict(seen.changes.most_common())),
+        }
+
     def bytes(self, done: int, total: int | None) -> None:
         self._note("downloading", bytes_done=done, bytes_total=total)
 
@@ -191,7 +234,8 @@ class _Shown:
         self._progress = progress
         # The total is known only at the end, and batches are there only once they are committed.
         unknown = {"rows_total", "batches_written"}
-        self._note(progress.stage, **{name: count for name, count in self.counts().items() if name not in unknown})
+        known = {name: count for name, count in self.counts().items() if name not in unknown}
+        self._note(progress.stage, bytes_done=progress.bytes_read, bytes_total=progress.bytes_total, **known)
 
     def _note(self, stage: str, **state: object) -> None:
         now = time.monotonic()

@@ -1,149 +1,189 @@
-"""From what a source is called to the bytes of its CSV: paths, archives, URLs, the UCI archive, the synthetic sample.
-
-Downloads are kept in the cache folder under the digest of their URL: resumed when interrupted, used again when whole.
-"""
+"""From what a source is called to its tables: files, folders, addresses, buckets, a synthetic sample."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
+import os
 import re
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
-import httpx
-
-from readmit_features.synthetic import DEFAULT_ROWS, write_sample
+from readmit_chassis.s3 import ObjectStore
+from readmit_features.synthetic import DEFAULT_ROWS, MAX_ROWS, sample_blocks
+from readmit_ingestor import objects
+from readmit_ingestor.addresses import shown, split_checksum
+from readmit_ingestor.archives import Form, unpack
+from readmit_ingestor.downloads import OnBytes, download
 from readmit_ingestor.errors import SourceFault
 
-OnBytes = Callable[[int, int | None], None]
+__all__ = ["OnBytes", "Opened", "Part", "Places", "open_source"]
 
-_MEMBER = "diabetic_data.csv"
-_MAX_SAMPLE_ROWS = 1_000_000  # made in memory
-_SAMPLE = re.compile(r"sample(?::([1-9][0-9]{0,8}))?")
+DEFAULT_MAX_BYTES = 64 * 1024**3
+
+_SAMPLE = re.compile(r"sample(?::([1-9][0-9]{0,14}))?")
+_TABLES = (".csv", ".gz", ".zip", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One table of a source: its name for people, its bytes (for Parquet a seekable file), its unpacked size."""
+
+    name: str
+    stream: BinaryIO
+    form: Form
+    size_bytes: int | None
+
+
+Parts = Generator[Part, None, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The CSV's bytes, and whether they are made up."""
+    """The parts, opened one after the other: each stream is valid until the next is asked for. And whether made up."""
 
-    stream: BinaryIO
+    parts: Iterator[Part]
     synthetic: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where sources are: the cache folder, what `uci` stands for, the S3 server; and how large one may be."""
+
+    cache_dir: Path
+    uci_url: str
+    store: ObjectStore | None = None
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+
 @contextmanager
-def open_source(source: str, *, cache_dir: Path, uci_url: str, on_bytes: OnBytes) -> Iterator[Opened]:
-    """The CSV bytes of a source, open for reading. Raises `SourceFault`; blocks for as long as a download takes."""
+def open_source(source: str, places: Places, on_bytes: OnBytes) -> Iterator[Opened]:
+    """The tables of a source; blocks as long as a download takes. Raises `SourceFault`, also while they are read."""
     if match := _SAMPLE.fullmatch(source):
-        rows = int(match[1] or DEFAULT_ROWS)
-        if rows > _MAX_SAMPLE_ROWS:
-            raise SourceFault("source_not_found", f"{source}: at most {_MAX_SAMPLE_ROWS} rows can be made")
-        with tempfile.TemporaryDirectory(prefix="readmit-sample-") as folder:
-            path = Path(folder) / _MEMBER
-            write_sample(path, rows)
-            with path.open("rb") as stream:
-                yield Opened(stream, synthetic=True)
+        yield Opened(iter([_sample(source, int(match[1] or DEFAULT_ROWS))]), synthetic=True)
         return
-    url = uci_url if source == "uci" else source
-    if not url.startswith(("http://", "https://")):
-        with _open_file(Path(source), source) as stream:
-            yield Opened(stream, synthetic=False)
-        return
-    path = download(url, cache_dir, on_bytes)
-    try:
-        with _open_file(path, source) as stream:
-            yield Opened(stream, synthetic=False)
-    except SourceFault:
-        path.unlink(missing_ok=True)  # what turned out not to be data is not kept: the address may be mended
-        raise
-
-
-@contextmanager
-def _open_file(path: Path, source: str) -> Iterator[BinaryIO]:
-    try:
-        if not path.is_file():
-            raise SourceFault("source_not_found", f"{source}: no such file; give a CSV, gzip or zip file, or a URL")
-        with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic[:4] == b"PK\x03\x04":
-                with zipfile.ZipFile(file) as archive, archive.open(_member(archive, source)) as member:
-                    yield cast("BinaryIO", member)
-            elif magic[:2] == b"\x1f\x8b":
-                with gzip.open(file) as unzipped:
-                    yield cast("BinaryIO", unzipped)
-            else:
-                yield file
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise SourceFault("source_bad_archive", f"{source}: damaged archive ({error}); fetch it again") from error
-    except NotImplementedError as error:
-        raise SourceFault("source_bad_archive", f"{source}: {error}; pack it with deflate, or not at all") from error
-    except OSError as error:
-        raise SourceFault("source_not_found", f"{source}: cannot be read ({error.strerror})") from error
-
-
-def _member(archive: zipfile.ZipFile, source: str) -> zipfile.ZipInfo:
-    """The one CSV of an archive: by the data set's own name, or the only one there is."""
-    tables = [info for info in archive.infolist() if info.filename.lower().endswith(".csv")]
-    named = [info for info in tables if Path(info.filename).name == _MEMBER]
-    chosen = named or tables
-    if len(chosen) != 1:
-        found = ", ".join(info.filename for info in tables) or "none"
-        raise SourceFault(
-            "source_bad_archive", f"{source}: wants {_MEMBER} or exactly one CSV file inside, has {found}"
+    address, digest = split_checksum(places.uci_url if source == "uci" else source)
+    if not address.startswith(("http://", "https://", "s3://")):
+        with closing(_local(address, digest, places)) as parts:
+            yield Opened(parts, synthetic=False)
+    elif address.startswith("s3://") and address.endswith("/"):
+        _refuse_checksum(address, digest)
+        with closing(_objects(address, places, on_bytes)) as parts:
+            yield Opened(parts, synthetic=False)
+    else:
+        path = (
+            objects.fetch(_store(address, places), address, places.cache_dir, on_bytes)
+            if address.startswith("s3://")
+            else download(address, places.cache_dir, on_bytes)
         )
-    if chosen[0].flag_bits & 0x1:
-        raise SourceFault("source_bad_archive", f"{source}: encrypted; give it unpacked")
-    return chosen[0]
+        try:
+            if digest:
+                _check_digest(address, path, digest)
+            with closing(_file(path, shown(address).rsplit("/", 1)[-1] or shown(address), places)) as parts:
+                yield Opened(parts, synthetic=False)
+        except SourceFault:
+            path.unlink(missing_ok=True)  # what turned out not to be data is not kept: the address may be mended
+            raise
 
 
-def download(url: str, cache_dir: Path, on_bytes: OnBytes) -> Path:
-    """Fetch a URL into the cache, or find it there. A partial download is resumed where the server allows it."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    whole = cache_dir / hashlib.sha256(url.encode()).hexdigest()
-    if whole.exists():
-        return whole
-    partial, validator = whole.with_suffix(".part"), whole.with_suffix(".validator")
-    # Without a validator nobody could tell whether the rest belongs to the same file.
-    have = partial.stat().st_size if partial.exists() and validator.exists() else 0
-    resume = {"range": f"bytes={have}-", "if-range": validator.read_text()} if have else {}
+def _local(address: str, digest: str | None, places: Places) -> Parts:
+    """The parts of a path; what is wrong with the path itself is said with the first of them."""
+    if "://" in address:
+        raise SourceFault("source_not_found", f"{shown(address)}: give a path, an http(s) or an s3 address")
+    path = Path(address)
     try:
-        with httpx.stream("GET", url, headers=resume, timeout=30, follow_redirects=True) as answer:
-            if answer.status_code == 416 and have:  # nothing is left to fetch, or the file changed: start afresh
-                partial.unlink()
-                return download(url, cache_dir, on_bytes)
-            _check_answer(answer, url)
-            resumed = answer.status_code == 206
-            done = have if resumed else 0
-            if tag := answer.headers.get("etag") or answer.headers.get("last-modified"):
-                validator.write_text(tag)
-            else:
-                validator.unlink(missing_ok=True)
-            length = answer.headers.get("content-length")
-            total = done + int(length) if length and "content-encoding" not in answer.headers else None
-            with partial.open("ab" if resumed else "wb") as file:
-                for block in answer.iter_bytes():  # as they come: what was received is kept
-                    file.write(block)
-                    done += len(block)
-                    on_bytes(done, total)
-    except (httpx.TransportError, httpx.TooManyRedirects) as error:
-        reason = str(error) or type(error).__name__
+        if path.is_dir():
+            _refuse_checksum(address, digest)
+            yield from _folder(path, places)
+            return
+        if not path.exists():
+            raise SourceFault(
+                "source_not_found",
+                f"{address}: no such file; give a CSV, gzip, zip or Parquet file, a folder, or a URL",
+            )
+        if digest:
+            _check_digest(address, path, digest)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceFault("source_not_found", f"{address[:200]}: cannot be read ({reason}); check the path") from error
+    yield from _file(path, path.name, places)
+
+
+def _file(path: Path, name: str, places: Places) -> Parts:
+    with unpack(path, name, places.max_bytes) as unpacked:
+        yield Part(name, unpacked.stream, unpacked.form, unpacked.size_bytes)
+
+
+def _folder(folder: Path, places: Places) -> Parts:
+    """Every table below the folder in the order of their names; what is hidden is left out."""
+    found = []
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where) / name for name in files if not name.startswith(".") and name.lower().endswith(_TABLES)]
+    if not found:
+        raise SourceFault("source_empty", f"{folder}: a folder without a .csv, .gz, .zip or .parquet file")
+    for path in sorted(found):
+        yield from _file(path, path.relative_to(folder).as_posix(), places)
+
+
+def _objects(address: str, places: Places, on_bytes: OnBytes) -> Parts:
+    store = _store(address, places)
+    found = [uri for uri in objects.names(store, address) if uri.lower().endswith(_TABLES)]
+    if not found:
+        raise SourceFault("source_empty", f"{address}: holds no .csv, .gz, .zip or .parquet object; check the prefix")
+    for uri in found:
+        path = objects.fetch(store, uri, places.cache_dir, on_bytes)
+        yield from _file(path, uri.removeprefix(address), places)
+
+
+def _store(address: str, places: Places) -> ObjectStore:
+    if places.store is None:
         raise SourceFault(
-            "source_unreachable", f"{url}: not reachable ({reason}); try again, or give a file"
-        ) from error
-    partial.replace(whole)
-    validator.unlink(missing_ok=True)
-    return whole
+            "source_not_found",
+            f"{address}: no S3 server is set; set INGESTOR_S3__ENDPOINT_URL, __ACCESS_KEY and __SECRET_KEY",
+        )
+    return places.store
 
 
-def _check_answer(answer: httpx.Response, url: str) -> None:
-    if answer.status_code >= 400:
-        raise SourceFault("source_http_error", f"{url}: the server answered {answer.status_code}; check the address")
-    if answer.headers.get("content-type", "").startswith("text/html"):
-        raise SourceFault("source_not_data", f"{url}: a web page (HTML), not data; give the file's own address")
+def _check_digest(address: str, path: Path, digest: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digest:
+        raise SourceFault(
+            "source_checksum_mismatch",
+            f"{shown(address)}: its SHA-256 is {found}, not {digest}; fetch it again, or ask where it comes from",
+        )
+
+
+def _refuse_checksum(address: str, digest: str | None) -> None:
+    if digest is not None:
+        raise SourceFault("source_checksum_mismatch", f"{address}: a folder has no checksum; give that of one file")
+
+
+def _sample(source: str, rows: int) -> Part:
+    if rows > MAX_ROWS:
+        raise SourceFault("source_not_found", f"{source}: at most {MAX_ROWS} rows can be made")
+    stream = cast("BinaryIO", io.BufferedReader(_Blocks(sample_blocks(rows)), 1024 * 1024))
+    return Part(source, stream, "csv", None)
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of bytes as a stream."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._blocks, b""))
+        taken = self._rest[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._rest = self._rest[len(taken) :]
+        return len(taken)

@@ -16,6 +16,7 @@ from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.outbox import enqueue_sync
 from readmit_contracts.events import IngestionFinished, IngestionRequested
 from readmit_contracts.topics import INGESTION_FINISHED
+from readmit_ingestor.addresses import shown
 
 SCHEMA = "raw_data"
 
@@ -24,7 +25,8 @@ Pool = AsyncConnectionPool[psycopg.AsyncConnection[Row]]
 
 _SHOWN = sql.SQL(
     "request_id, source, requested_by, status, stage, bytes_done, bytes_total, rows_read, rows_total,"
-    " rows_quarantined, rows_excluded, batches_written, dataset_version, synthetic,"
+    " rows_quarantined, rows_excluded, quarantined_by, changes, batches_written, batch_order, dataset_version,"
+    " synthetic,"
     " CASE WHEN error_code IS NULL THEN NULL"
     " ELSE jsonb_build_object('code', error_code, 'message', error_message) END AS error, requested_at, finished_at"
 )
@@ -51,9 +53,15 @@ async def request(pool: Pool, event: IngestionRequested, envelope: Envelope) -> 
     try:
         async with pool.connection() as connection:
             await connection.execute(
-                "INSERT INTO raw_data.ingestions (request_id, source, requested_by, headers) VALUES (%s, %s, %s, %s)"
-                " ON CONFLICT (request_id) DO NOTHING",
-                (event.request_id, event.source, event.requested_by, json.dumps(envelope.headers())),
+                "INSERT INTO raw_data.ingestions (request_id, source, requested_by, batch_order, headers)"
+                " VALUES (%s, %s, %s, %s, %s) ON CONFLICT (request_id) DO NOTHING",
+                (
+                    event.request_id,
+                    event.source,
+                    event.requested_by,
+                    event.batch_order or "encounter",
+                    json.dumps(envelope.headers()),
+                ),
             )
             await connection.execute("SELECT pg_notify('raw_data_ingestions', '')")
     except psycopg.OperationalError as error:
@@ -66,14 +74,19 @@ async def ingestion(pool: Pool, request_id: UUID) -> Row | None:
     """One request and its state."""
     async with pool.connection() as connection:
         query = sql.SQL("SELECT {} FROM raw_data.ingestions WHERE request_id = %s").format(_SHOWN)
-        return await (await connection.execute(query, (request_id,))).fetchone()
+        found = await (await connection.execute(query, (request_id,))).fetchone()
+    return found and _without_secrets(found)
 
 
 async def ingestions(pool: Pool, limit: int = 20) -> list[Row]:
     """The latest requests, newest first."""
     async with pool.connection() as connection:
         query = sql.SQL("SELECT {} FROM raw_data.ingestions ORDER BY requested_at DESC LIMIT %s").format(_SHOWN)
-        return await (await connection.execute(query, (limit,))).fetchall()
+        return [_without_secrets(row) for row in await (await connection.execute(query, (limit,))).fetchall()]
+
+
+def _without_secrets(row: Row) -> Row:
+    return row | {"source": shown(row["source"])}
 
 
 async def datasets(pool: Pool) -> list[Row]:
@@ -109,7 +122,7 @@ def claim(connection: psycopg.Connection[Any]) -> Row | None:
             "UPDATE raw_data.ingestions SET status = 'running', stage = 'opening', attempts = attempts + 1"
             " WHERE request_id = ("
             " SELECT request_id FROM raw_data.ingestions WHERE status IN ('requested', 'running')"
-            " ORDER BY requested_at LIMIT 1) RETURNING request_id, source, headers, attempts"
+            " ORDER BY requested_at LIMIT 1) RETURNING request_id, source, batch_order, headers, attempts"
         )
         return cursor.fetchone()
 
@@ -146,10 +159,11 @@ def finish(connection: psycopg.Connection[Any], request_id: UUID, status: str, *
 def _announce(connection: psycopg.Connection[Any], ended: Row) -> None:
     """`ingestion.finished`, in the trace of the request."""
     event = IngestionFinished(
-        request_id=ended["request_id"], source=ended["source"], outcome=ended["status"],
+        request_id=ended["request_id"], source=shown(ended["source"]), outcome=ended["status"],
         dataset_version=ended["dataset_version"], synthetic=ended["synthetic"], rows_read=ended["rows_read"],
         rows_quarantined=ended["rows_quarantined"], rows_excluded=ended["rows_excluded"],
-        batches=ended["batches_written"], error_code=ended["error_code"], error_message=ended["error_message"],
+        batches=ended["batches_written"], quarantined_by=ended["quarantined_by"], changes=ended["changes"],
+        error_code=ended["error_code"], error_message=ended["error_message"],
         finished_at=ended["finished_at"],
     )  # fmt: skip
     key = str(event.request_id)
