@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Awaitable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,9 +22,13 @@ from readmit_chassis.settings import SECRETS_DIR
 from readmit_local.client import Ingestion, Services, Training, request_ingestion, request_training
 from readmit_local.database import Server, passwords_from, prepare_database, wait_for_server
 from readmit_local.errors import LocalError
+from readmit_local.ingestor import call
 from readmit_local.kafka import provision_topics
 from readmit_local.log_tail import tail
 from readmit_local.ports import DEFAULT_PORTS, parse_overrides
+from readmit_local.progress import Progress
+from readmit_local.quarantine import app as quarantine_app
+from readmit_local.quarantine import ask_for_replay
 from readmit_local.secret_files import secret_file
 from readmit_local.source import resolve_source
 from readmit_local.state import State
@@ -37,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(quarantine_app, name="quarantine")
 _out = Console(highlight=False)
 
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where databases, objects, logs and secrets are kept.")]
@@ -150,7 +156,13 @@ def logs(
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="PATH, URL, `uci` or `sample[:ROWS]`.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="File or folder, http(s) or s3 URL, `uci` or `sample[:ROWS]`; `#sha256=HEX` may follow."),
+    ],
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="Batches in a shuffled order; without it, in the order of encounters.")
+    ] = False,
     state_dir: StateDir = _STATE_DIR,
 ) -> None:
     """Ask the running ingestor for a source, and wait for the end of it."""
@@ -158,11 +170,60 @@ def ingest(
         resolved = resolve_source(source)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    ended = asyncio.run(_ingest(_running_urls(state_dir), resolved))
-    if ended.status == "failed":
-        raise LocalError(ended.why_failed)
-    what = "has nothing new; it is" if ended.status == "unchanged" else "is ingested as"
-    _out.print(f"{source} {what} dataset {ended.dataset_version}" + (" (SYNTHETIC)" if ended.synthetic else ""))
+    urls = _running_urls(state_dir)
+    _tell(source, asyncio.run(_ingest(urls, request_ingestion(urls["kafka"], resolved, shuffled=shuffled))))
+
+
+@quarantine_app.command()
+def replay(
+    dataset: Annotated[
+        int | None, typer.Option(min=1, help="Version of the data; without it, the newest with corrected rows.")
+    ] = None,
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Make a new version of the data with the corrected rows in it, and wait for the end of it."""
+    urls = _running_urls(state_dir)
+
+    async def ask() -> str:
+        return await asyncio.to_thread(ask_for_replay, urls["ingestor"], dataset)
+
+    _tell("the replay", asyncio.run(_ingest(urls, ask())))
+
+
+@app.command()
+def outcomes(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="CSV with prediction_id,readmitted_within_30_days[,intervened,observed_at,correction];"
+            " without it, show what has come back."
+        ),
+    ] = None,
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Say what became of predicted patients, or see what has come back."""
+    url = _running_urls(state_dir)["ingestor"]
+    if file is None:
+        _out.print_json(data=call(url, "GET", "/outcomes/summary"))
+        return
+    try:
+        body = file.read_bytes()
+    except OSError as error:
+        raise LocalError(f"{file}: {error.strerror}; give a CSV file of outcomes") from error
+    done = call(url, "POST", "/outcomes", content=body, headers={"content-type": "text/csv"})
+    _out.print(", ".join(f"{count} {what.replace('_', ' ')}" for what, count in done.items()))
+
+
+@app.command()
+def feedback(state_dir: StateDir = _STATE_DIR) -> None:
+    """Make the next training batch of the outcomes that have come back, without waiting for more."""
+    made = call(_running_urls(state_dir)["ingestor"], "POST", "/feedback/batches")
+    _out.print(
+        f"batch {made['batch']} of dataset {made['dataset_version']}: {made['rows']} rows, {made['positives']}"
+        f" readmitted, {made['intervened']} intervened;"
+        f" {made['validation_rows']} rows joined validation, {made['test_rows']} test",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -282,17 +343,36 @@ def _running_urls(state_dir: Path) -> dict[str, Any]:
     return urls
 
 
-async def _ingest(urls: dict[str, Any], source: str) -> Ingestion:
+async def _ingest(urls: dict[str, Any], asking: Awaitable[str]) -> Ingestion:
+    """Ask, then follow the ingestion to its end."""
     services = Services(urls)
     try:
-        request_id = await request_ingestion(urls["kafka"], source)
-        while True:
-            ingestion = await services.ingestion(request_id)
-            if ingestion is not None and ingestion.ended:
-                return ingestion
-            await asyncio.sleep(0.5)
+        request_id = await asking
+        with Progress(_out) as progress:
+            while True:
+                ingestion = await services.ingestion(request_id)
+                if ingestion is not None:
+                    progress.show_ingestion(ingestion)
+                    if ingestion.ended:
+                        return ingestion
+                await asyncio.sleep(0.2)
     finally:
         await services.close()
+
+
+def _tell(source: str, ended: Ingestion) -> None:
+    """The end of an ingestion: what it is now, what was refused and changed."""
+    if ended.status == "failed":
+        raise LocalError(ended.why_failed)
+    what = "has nothing new; it is" if ended.status == "unchanged" else "is ingested as"
+    _out.print(f"{source} {what} dataset {ended.dataset_version}" + (" (SYNTHETIC)" if ended.synthetic else ""))
+    _out.print(
+        f"{ended.rows_read or 0:,} rows read, {ended.rows_excluded or 0:,} set apart, {ended.rows_quarantined or 0:,}"
+        f" quarantined, {ended.batches_written or 0} batches"
+    )
+    for title, counts in (("quarantined", ended.quarantined_by), ("changed", ended.changes)):
+        for reason, count in counts.items():
+            _out.print(f"  {title} {count:,}: {reason}", soft_wrap=True)
 
 
 async def _train(urls: dict[str, Any], reason: str, dataset_version: int | None, force: bool) -> Training:

@@ -43,6 +43,8 @@ class Ingestion(_Seen):
     rows_total: int | None = None
     rows_quarantined: int | None = None
     rows_excluded: int | None = None
+    quarantined_by: dict[str, int] = Field(default_factory=dict)
+    changes: dict[str, int] = Field(default_factory=dict)
     batches_written: int | None = None
     dataset_version: int | None = None
     synthetic: bool | None = None
@@ -184,11 +186,14 @@ class Services:
         return body
 
 
-async def request_ingestion(bootstrap_servers: str, source: str, timeout_s: float = 30.0) -> str:
+async def request_ingestion(
+    bootstrap_servers: str, source: str, *, shuffled: bool = False, timeout_s: float = 30.0
+) -> str:
     """Publish `ingestion.requested`; returns the id of the request. Raises `TimeoutError` when Kafka stays away."""
     event = IngestionRequested(
-        request_id=uuid4(), source=source, requested_by="readmit", requested_at=datetime.now(UTC)
-    )
+        request_id=uuid4(), source=source, requested_by="readmit", requested_at=datetime.now(UTC),
+        batch_order="shuffled" if shuffled else None,
+    )  # fmt: skip
     return await _ask(bootstrap_servers, INGESTION_REQUESTED, event, str(event.request_id), timeout_s)
 
 

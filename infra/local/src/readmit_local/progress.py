@@ -13,6 +13,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from readmit_local.client import Ingestion
 from readmit_local.loop import Loop
 
 
@@ -60,16 +61,28 @@ class Progress:
         if self._live is not None:
             self._live.update(render(loop))
 
+    def show_ingestion(self, ingestion: Ingestion) -> None:
+        """Bring the bars of an ingestion alone up to date."""
+        if self._live is not None:
+            table = Table.grid(padding=(0, 2))
+            _add_ingestion(table, ingestion)
+            self._live.update(Group(table, Text(ingestion.stage or ingestion.status, style="dim")))
+
+
+def _add_ingestion(table: Table, ingestion: Ingestion) -> None:
+    if ingestion.bytes_total:
+        what = "download" if ingestion.stage == "downloading" else "read"
+        _row(table, what, ingestion.bytes_done or 0, ingestion.bytes_total, unit="bytes")
+    _row(table, "rows validated", ingestion.rows_read or 0, ingestion.rows_total)
+    _row(table, "batches written", ingestion.batches_written or 0, None)
+
 
 def render(loop: Loop) -> RenderableType:
     """The loop as bars."""
     table = Table.grid(padding=(0, 2))
     ingestion = loop.ingestion
     if ingestion is not None and not ingestion.ended:
-        if ingestion.bytes_total:
-            _row(table, "download", ingestion.bytes_done or 0, ingestion.bytes_total, unit="bytes")
-        _row(table, "rows validated", ingestion.rows_read or 0, ingestion.rows_total)
-        _row(table, "batches written", ingestion.batches_written or 0, None)
+        _add_ingestion(table, ingestion)
     elif loop.dataset is not None:
         _row(table, "fits done", loop.fits_ended, loop.fits_total)
         _row(table, "candidates judged", len(loop.decisions), loop.fits_total)

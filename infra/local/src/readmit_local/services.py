@@ -72,7 +72,7 @@ def _particulars(
     mlflow_url = f"http://{HOST}:{ports['mlflow']}"
     match service:
         case "ingestor":
-            return {"CACHE_DIR": str(cache_dir() / "downloads")}
+            return {"CACHE_DIR": str(cache_dir() / "downloads"), "SCHEDULE_HOURS": "0"}
         case "trainer":
             return {"MLFLOW_URL": mlflow_url, "BUCKET": "mlflow-artifacts"}
         case "promoter":
