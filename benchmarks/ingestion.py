@@ -143,7 +143,8 @@ def by_pandas(conninfo: str, connection: Connection) -> Took:
     engine = sqlalchemy.create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{server['port']}/postgres")
     frames = {}
     for table in ("raw_data.diabetes", "clean_data.diabetes_train"):
-        frames[table] = pd.read_sql(f"SELECT * FROM {table} LIMIT {_PANDAS_ROWS}", engine)  # noqa: S608
+        read = pd.read_sql(f"SELECT * FROM {table} LIMIT {_PANDAS_ROWS}", engine)  # noqa: S608
+        frames[table] = read.dropna(axis=1, how="all")  # a column of nothing has no type
     connection.execute(_EMPTY.encode())
     began_s = time.perf_counter()
     for table, frame in frames.items():
@@ -240,7 +241,7 @@ async def _measure(conninfo: str, address: str, seconds: float, rate: float) -> 
 
 
 def _commit(conninfo: str, topic: str, count: int, rate: float) -> None:
-    """Commit an event a transaction. The moment before the commit stands in the event: the figure is on the safe side."""
+    """Commit an event a transaction, which tells the moment before its commit: the figure is on the safe side."""
     event = next(example for example in EXAMPLES if isinstance(example, BatchReady))
     began_s = time.perf_counter()
     with psycopg.connect(conninfo) as connection:

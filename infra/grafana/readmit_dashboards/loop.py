@@ -18,7 +18,7 @@ def the_loop() -> Dashboard:
         "The loop",
         "One glance from ingestion over batches, fits, decisions and epochs to the pods, and back through drift. "
         "Read it from top to bottom: the first row that is not green is where the loop is stuck.",
-        [_now(), _between(), _batches(), _fits(), _decisions(), _pods(), _return()],
+        [_now(), _between(), _batches(), _quarantine(), _fits(), _decisions(), _pods(), _return()],
     )
 
 
@@ -103,8 +103,8 @@ def _batches() -> Row:
             Query("sum by (outcome) (increase(ingestions_total[$__rate_interval]))", "{{outcome}}"),
         ),
         counts(
-            About("Rows read", "Rows by fate. Many quarantined: the source has changed its form; look into "
-                  "raw_data.quarantine for the reasons.", "short"),
+            About("Rows read", "Rows by fate. Many quarantined: the source has changed its form; `readmit quarantine "
+                  "summary` tells the reasons.", "short", ("QuarantineGrowing",)),
             Query("sum by (fate) (increase(ingestion_rows_total[$__rate_interval]))", "{{fate}}"), width=6,
         ),
         counts(
@@ -117,6 +117,31 @@ def _batches() -> Row:
                   "test are 70 / 15 / 15 by patient; more excluded or quarantined than before: the source has "
                   "changed.", "short"),
             Query("sort_desc(max by (split) (dataset_rows))", "{{split}}"), width=6,
+        ),
+    ))  # fmt: skip
+
+
+def _quarantine() -> Row:
+    return Row("What did not fit, and what comes back", (
+        lines(
+            About("Quarantine", "Rows that did not fit the schema, by what became of them. open: somebody has to look "
+                  "at them; corrected: they wait for a replay.", "short", ("QuarantineGrowing",)),
+            Query("max by (status) (quarantine_rows)", "{{status}}"), steps=True, width=6,
+        ),
+        counts(
+            About("Cells changed", "Cells that cleaning changed, by rule. A jump of one rule: a source writes "
+                  "differently.", "short"),
+            Query("sum by (rule) (increase(ingestion_changes_total[$__rate_interval]))", "{{rule}}"), width=6,
+        ),
+        counts(
+            About("Outcomes", "Outcomes that came back for predictions. None for long: nobody says what happened, and "
+                  "the model's later life cannot be judged.", "short"),
+            Query("sum by (kind) (increase(outcomes_recorded_total[$__rate_interval]))", "{{kind}}"), width=6,
+        ),
+        lines(
+            About("Feedback waiting", "Labelled encounters of training patients that wait for the next batch. At "
+                  "15,000 it is made by itself.", "short"),
+            Query("max(feedback_rows_waiting)", "waiting"), steps=True, width=6,
         ),
     ))  # fmt: skip
 

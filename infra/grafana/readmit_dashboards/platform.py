@@ -180,6 +180,11 @@ def _events() -> Row:
             Query(f"max by (job) (outbox_unsent_events{{{_CHOSEN}}})", "{{job}}"), width=6,
         ),
         lines(
+            About("Outbox, parked", "Events that Kafka refuses for good; later ones of their keys wait behind them.",
+                  "short", ("OutboxParked",)),
+            Query(f"max by (job) (outbox_parked_events{{{_CHOSEN}}})", "{{job}}"), limits=red_from(1), width=6,
+        ),
+        lines(
             About("Outbox, sent", "Events that the relays published, a second. Nothing while unsent events wait: see "
                   "whether Kafka answers.", "cps", ("OutboxStuck",)),
             Query(

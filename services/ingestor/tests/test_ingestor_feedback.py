@@ -150,7 +150,7 @@ async def test_labelled_predictions_become_a_batch_in_the_split_of_their_patient
     with (
         database.cursor() as cursor,
         cursor.copy(
-            f"COPY (SELECT {columns} FROM clean_data.diabetes_train ORDER BY encounter_id) TO STDOUT".encode()  # noqa: S608
+            f"COPY (SELECT {columns} FROM clean_data.diabetes_train ORDER BY encounter_id) TO STDOUT CSV".encode()  # noqa: S608
         ) as copy,
     ):
         assert hashlib.sha256(b"".join(map(bytes, copy))).hexdigest() == event.batch_sha256
@@ -397,7 +397,7 @@ feedback.make_batch(conninfo, 15_000)
         "_hold",
         "_append",
         "refuse_leakage",
-        "describe_batches",
+        "note_batches",
         "announce_batch",
         "_describe",
         "_note_set_aside",
@@ -517,5 +517,5 @@ def test_in_whatever_order_and_however_often_both_sides_come_the_labelled_set_is
 
 
 def test_the_steps_that_are_killed_are_those_of_a_batch() -> None:
-    for step in ("refuse_leakage", "describe_batches", "announce_batch"):
+    for step in ("refuse_leakage", "note_batches", "announce_batch"):
         assert getattr(feedback, step) is getattr(ingestion, step)

@@ -26,6 +26,7 @@ from readmit_contracts.events import BatchReady, IngestionFinished, IngestionReq
 from readmit_features.split import split_of
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID, write_sample
 from readmit_ingestor import store
+from readmit_ingestor.ingestion import Batch, read_batch
 from readmit_ingestor.runner import Runner
 from readmit_ingestor.sources import Places
 
@@ -123,6 +124,30 @@ def test_every_row_has_exactly_one_place_and_every_batch_its_event(
     events = batches_announced(database)
     assert [(event.batch, event.rows, event.batch_sha256) for event in events] == batches
     assert not any(event.synthetic for event in events)
+
+
+@pytest.mark.parametrize("order", ["encounter", "shuffled"])
+def test_a_batchs_digest_is_that_of_its_rows_as_postgresql_prints_them(
+    order: str, database: Connection, source: Path, tmp_path: Path
+) -> None:
+    """Whoever doubts a batch can print and digest it with psql; cells with commas and quotes are no exception."""
+    lines = source.read_text().splitlines()
+    at = [column.key for column in COLUMNS].index("medical_specialty")
+    for number, specialty in enumerate(('"a,b"', '"say ""no"""', "plain"), start=1):
+        for line in range(number, 400, 3):
+            cells = lines[line].split(",")
+            lines[line] = ",".join([*cells[:at], specialty, *cells[at + 1 :]])
+    source.write_text("\n".join(lines) + "\n")
+    run(database, tmp_path, source, order=order)
+    kept = database.execute("SELECT DISTINCT medical_specialty FROM clean_data.diabetes_train").fetchall()
+    assert {("a,b",), ('say "no"',), ("plain",)} <= set(kept)
+    described = database.execute(
+        "SELECT batch_id, rows, positives, sha256, first_encounter_id, last_encounter_id FROM clean_data.batch_info"
+        " ORDER BY batch_id"
+    ).fetchall()
+    assert len(described) > 2
+    for batch, *figures in described:
+        assert read_batch(database, 1, batch) == Batch(batch, *figures)
 
 
 def test_rows_stand_in_encounter_order_across_batches(database: Connection, source: Path, tmp_path: Path) -> None:
@@ -350,7 +375,7 @@ with psycopg.connect(conninfo, autocommit=True) as notes:
         "_distribute",
         "refuse_leakage",
         "_note_version",
-        "describe_batches",
+        "note_batches",
         "announce_batch",
         "_announce",
         "finish",

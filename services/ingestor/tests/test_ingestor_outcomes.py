@@ -294,11 +294,11 @@ async def test_a_hundred_thousand_lines_are_one_transaction_and_one_more_is_too_
 async def test_requests_about_the_same_predictions_at_the_same_time_record_each_once(
     pool: store.Pool, database: Database
 ) -> None:
-    given = [Outcome(uuid4(), readmitted=True) for _ in range(300)]
-    done = await asyncio.gather(*(record(pool, given[at:] + given[:at]) for at in (0, 50, 100, 150)))
-    assert sum(one.recorded for one in done) == 300
-    assert sum(one.unchanged for one in done) == 900
-    assert len(announced(database)) == len(stored(database)) == 300
+    given = [Outcome(uuid4(), readmitted=True) for _ in range(4_000)]
+    done = await asyncio.gather(*(record(pool, given[at:] + given[:at]) for at in (0, 1_000, 2_000, 3_000)))
+    assert sum(one.recorded for one in done) == 4_000
+    assert sum(one.unchanged for one in done) == 12_000
+    assert len(announced(database)) == len(stored(database)) == 4_000
 
 
 async def test_a_database_that_is_away_is_503() -> None:

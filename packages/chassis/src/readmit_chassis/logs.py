@@ -10,8 +10,13 @@ import structlog
 
 def configure_logging(service: str, level: int = logging.INFO) -> None:
     """Set up structlog and the standard library to write the same JSON lines. Call once, first thing in `__main__`."""
+
+    def name_service(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return event | {"service": service}  # in every thread: what is bound to a context stays in its own
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_service,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -38,4 +43,3 @@ def configure_logging(service: str, level: int = logging.INFO) -> None:
     root.setLevel(level)
     for chatty in ("aiokafka", "alembic", "httpx", "botocore", "urllib3", "faststream", "sqlalchemy"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(service=service)

@@ -20,8 +20,8 @@ from readmit_contracts.encounter import COLUMNS, POSITIVE_OUTCOME, Group, Kind, 
 from readmit_contracts.encounter_sql import Layer, column_type
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID
 from readmit_ingestor import store
-from readmit_ingestor.ingestion import BATCH_COLUMNS, announce_batch, describe_batches, refuse_leakage
-from readmit_ingestor.metrics import BATCHES_WRITTEN, show_newest
+from readmit_ingestor.ingestion import BATCH_COLUMNS, announce_batch, note_batches, read_batch, refuse_leakage
+from readmit_ingestor.metrics import BATCHES_WRITTEN, FEEDBACK_BATCHES, FEEDBACK_WAITING, show_newest
 from readmit_ingestor.reading import KEYS
 
 log = structlog.get_logger()
@@ -72,6 +72,7 @@ def make_batch(conninfo: str, rows: int, *, at_least: int = 1) -> Made:
         if isinstance(made, NothingMade):
             raise made
         BATCHES_WRITTEN.inc()
+        FEEDBACK_BATCHES.inc()
         show_newest(*store.newest_sizes(connection))
     log.info("feedback_batch_made", dataset_version=made.dataset_version, batch=made.batch, rows=made.rows)
     return made
@@ -218,13 +219,13 @@ def _append(connection: Connection, version: int) -> int:
 def _describe(connection: Connection, version: int, batch: int) -> Made:
     """`batch_info`, the mark on what is used, and the announcement."""
     row = connection.execute(
-        "SELECT count(*), count(*) FILTER (WHERE readmitted_30d), count(*) FILTER (WHERE intervened)"
-        " FROM clean_data.diabetes_train WHERE dataset_version = %s AND batch_id = %s",
+        "SELECT count(*) FILTER (WHERE intervened) FROM clean_data.diabetes_train"
+        " WHERE dataset_version = %s AND batch_id = %s",
         (version, batch),
     ).fetchone()
-    assert row is not None  # noqa: S101  an aggregate has one row
-    rows, positives, intervened = map(int, row)
-    describe_batches(connection, version, [batch], origin="feedback", intervened=intervened)
+    intervened = int(row[0]) if row else 0
+    described = read_batch(connection, version, batch)
+    note_batches(connection, version, [described], origin="feedback", intervened=intervened)
     connection.execute(
         "UPDATE raw_data.outcomes AS o SET used_in_version = %s, used_in_batch = %s FROM chosen AS c"
         " WHERE o.prediction_id = c.prediction_id",
@@ -232,7 +233,9 @@ def _describe(connection: Connection, version: int, batch: int) -> Made:
     )
     announce_batch(connection, version, batch, None)
     held_out = {split: _count(connection, split) for split in ("validation", "test")}
-    return Made(version, batch, rows, positives, intervened, held_out["validation"], held_out["test"])
+    return Made(
+        version, batch, described.rows, described.positives, intervened, held_out["validation"], held_out["test"]
+    )
 
 
 def _note_set_aside(connection: Connection) -> None:
@@ -287,7 +290,9 @@ class FeedbackWatch:
 
     async def _make_if_enough(self, connection: psycopg.AsyncConnection[Any]) -> bool:
         row = await (await connection.execute(_WAITING)).fetchone()
-        if row is None or row[0] < self._rows:
+        waiting = row[0] if row else 0
+        FEEDBACK_WAITING.set(waiting)
+        if waiting < self._rows:
             return False
         try:
             await asyncio.to_thread(make_batch, self._conninfo, self._rows, at_least=self._rows)

@@ -1,19 +1,22 @@
 """One ingestion is one transaction: raw rows, clean rows, batches and events become visible together or not at all.
 
-Rows stream through: read and clean (in a thread, one chunk ahead), raw COPY, COPY into a staging table; what needs the
-whole source (order, duplicates, batches, digests) is done by the database. So memory does not grow with the source, and
-PostgreSQL never waits for Python.
+Rows stream through: read and clean (in a thread, ahead of PostgreSQL), raw COPY, COPY into a staging table that keeps
+each row as one text; what needs the whole source (order, doubles) is done there, and the rows come back in their order
+to be counted, digested and copied into their tables. So memory does not grow with the source.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import islice
+from typing import IO, Any, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -38,6 +41,7 @@ T = TypeVar("T")
 BATCH_COLUMNS = sql.SQL(", ").join(map(sql.Identifier, [*KEYS, "readmitted_30d"]))
 #: How many `field: problem` are worth telling.
 _REASONS_SHOWN = 20
+_SPOOL_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -111,26 +115,20 @@ def ingest(connection: Connection, reader: Reader, asked: Asked, rules: Rules) -
     _refuse_if_too_bad(progress, asked.source, rules.max_bad_share)
     progress.stage = "splitting"
     rules.tell(progress)
-    with span("split"):
+    with span("split") as splitting:
         _set_doubles_apart(connection)
-        progress.rows_excluded = _distribute(connection, version, rules, reader.content_sha256)
+        batches, progress.rows_excluded = _distribute(connection, version, rules, reader.content_sha256)
         refuse_leakage(connection, version)
-    progress.stage = "describing"
+        splitting.set_attributes({"batches": len(batches), "excluded": progress.rows_excluded})
+    progress.stage = "announcing"
     rules.tell(progress)
-    _note_version(connection, version, previous, reader, asked, rules, progress)
-    batches = _value(
-        connection,
-        "SELECT coalesce(max(batch_id), 0) FROM clean_data.diabetes_train WHERE dataset_version = %s",
-        version,
-    )
-    with span("describe", batches=batches):
-        describe_batches(connection, version, range(1, batches + 1))
-    connection.execute("UPDATE clean_data.datasets SET batches_total = %s WHERE version = %s", (batches, version))
-    for batch in range(1, batches + 1):
-        announce_batch(connection, version, batch, asked.cause)
+    _note_version(connection, version, previous, reader, asked, rules, progress, len(batches))
+    note_batches(connection, version, batches)
+    for batch in batches:
+        announce_batch(connection, version, batch.number, asked.cause)
     if asked.replay is not None:
         mark_replayed(connection, asked.replay, version)
-    progress.batches_written = batches
+    progress.batches_written = len(batches)
     rules.tell(progress)
     return Ingested(version, progress.synthetic, unchanged=False)
 
@@ -155,19 +153,17 @@ def _prepare_session(connection: Connection) -> None:
 
 
 def _make_staging(connection: Connection) -> None:
-    """What is looked at most stands first: PostgreSQL reads a row from its front."""
     connection.execute(
-        "CREATE TEMP TABLE staging ON COMMIT DROP AS"
-        " SELECT 0::bigint AS line, ''::text AS split, ''::text AS reason, t.* FROM clean_data.diabetes_test AS t"
-        " WITH NO DATA;"
-        "ALTER TABLE staging DROP COLUMN dataset_version"
+        "CREATE TEMP TABLE staging (line bigint, encounter_id bigint, split text, reason text, row text) ON COMMIT DROP"
     )
 
 
+#: CSV in form, but a row within keeps its commas and quotes as they are.
+_ROWS = sql.SQL("(FORMAT csv, DELIMITER E'\\x1f', QUOTE E'\\x1e')")
 _RAW = sql.SQL("COPY raw_data.diabetes (dataset_version, line, {}) FROM STDIN (FORMAT csv, NULL '\\N')").format(
     sql.SQL(", ").join(map(sql.Identifier, KEYS))
 )
-_STAGING = sql.SQL("COPY staging (line, split, reason, {}) FROM STDIN (FORMAT csv)").format(BATCH_COLUMNS)
+_STAGING = sql.SQL("COPY staging FROM STDIN {}").format(_ROWS)
 _QUARANTINE = "COPY raw_data.quarantine (dataset_version, line, part, part_line, row, reasons) FROM STDIN"
 
 
@@ -218,61 +214,90 @@ def _set_doubles_apart(connection: Connection) -> None:
         "INSERT INTO doubled SELECT encounter_id, min(line) FROM staging GROUP BY encounter_id HAVING count(*) > 1"
     )
     if found.rowcount:
-        same = sql.SQL("({}) IS NOT DISTINCT FROM ({})").format(_row_of("s"), _row_of("f"))
         connection.execute(
-            sql.SQL(
-                "UPDATE staging AS s SET reason ="
-                " CASE WHEN {} THEN 'duplicate_encounter' ELSE 'conflicting_encounter' END"
-                " FROM doubled AS d JOIN staging AS f ON f.line = d.first_line AND f.encounter_id = d.encounter_id"
-                " WHERE s.encounter_id = d.encounter_id AND s.line <> d.first_line"
-            ).format(same)
+            "UPDATE staging AS s SET reason ="
+            " CASE WHEN s.row = f.row THEN 'duplicate_encounter' ELSE 'conflicting_encounter' END"
+            " FROM doubled AS d JOIN staging AS f ON f.line = d.first_line"
+            " WHERE s.encounter_id = d.encounter_id AND s.line <> d.first_line"
         )
 
 
-def _row_of(alias: str) -> sql.Composed:
-    return sql.SQL("ROW({})").format(sql.SQL(", ").join(sql.Identifier(alias, key) for key in KEYS))
-
-
-_FILL = sql.SQL(
-    "INSERT INTO clean_data.{table} (dataset_version, {columns}{extra}) SELECT {version}, {columns}{value}"
-    " FROM staging WHERE {condition} ORDER BY {order}"
-)
-_TRAINING = sql.SQL("reason IS NULL AND split = 'train'")
-
-
-def _distribute(connection: Connection, version: int, rules: Rules, content_sha256: str) -> int:
-    """Staged rows into their tables, in batch order. Returns how many were set apart."""
+def _distribute(connection: Connection, version: int, rules: Rules, content_sha256: str) -> tuple[list[Batch], int]:
+    """Staged rows into their tables, in order. Returns the batches, and how many rows were set apart."""
+    for split in ("validation", "test"):
+        with _staged(connection, sql.SQL("reason IS NULL AND split = {}").format(sql.Literal(split))) as rows:
+            _fill(connection, f"diabetes_{split}", "", (_with(block, version) for block in _pieces(rows, 5_000)))
     order: sql.Composable = sql.SQL("encounter_id")
     if rules.batch_order == "shuffled":  # the same shuffle for the same content
         order = sql.SQL('md5(encounter_id || {}) COLLATE "C"').format(sql.Literal(content_sha256))
+    batches: list[Batch] = []
+    with _staged(connection, sql.SQL("reason IS NULL AND split = 'train'"), order) as rows:
+        _fill(connection, "diabetes_train", ", batch_id", _batches(rows, version, rules, batches))
+    with _staged(connection, sql.SQL("reason IS NOT NULL"), value=sql.SQL("row || ',' || reason")) as rows:
+        excluded = _fill(
+            connection, "diabetes_excluded", ", reason", (_with(block, version) for block in _pieces(rows, 5_000))
+        )
+    return batches, excluded
 
-    def fill(table: str, condition: sql.Composable, extra: str = "", value: sql.Composable | None = None) -> int:
-        return connection.execute(
-            _FILL.format(
-                table=sql.Identifier(f"diabetes_{table}"), columns=BATCH_COLUMNS, version=sql.Literal(version),
-                condition=condition, extra=sql.SQL(extra), value=value or sql.SQL(""), order=order,
+
+@contextmanager
+def _staged(
+    connection: Connection,
+    condition: sql.Composable,
+    order: sql.Composable = sql.SQL("encounter_id"),  # noqa: B008  never changed
+    value: sql.Composable = sql.SQL("row"),  # noqa: B008
+) -> Iterator[IO[bytes]]:
+    """Rows as lines of CSV, in a file that is kept in memory while it is small."""
+    query = sql.SQL("COPY (SELECT {} FROM staging WHERE {} ORDER BY {}, line) TO STDOUT {}")
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as file:
+        with connection.cursor() as cursor, cursor.copy(query.format(value, condition, order, _ROWS)) as copy:
+            for block in copy:
+                file.write(block)
+        file.seek(0)
+        yield file
+
+
+def _pieces(rows: IO[bytes], count: int) -> Iterator[list[bytes]]:
+    while piece := list(islice(rows, count)):
+        yield piece
+
+
+def _with(rows: list[bytes], *values: int) -> bytes:
+    """Whole numbers as last cells of each row."""
+    return b"".join(rows).replace(b"\n", b"," + b",".join(b"%d" % value for value in values) + b"\n")
+
+
+def _batches(rows: IO[bytes], version: int, rules: Rules, described: list[Batch]) -> Iterator[bytes]:
+    """The batches as COPY data, each described on its way."""
+    for number, piece in enumerate(_pieces(rows, rules.batch_rows), start=1):
+        if rules.batch_order == "shuffled":
+            piece.sort(key=_encounter)
+        data = b"".join(piece)
+        described.append(
+            Batch(
+                number, len(piece), data.count(b",t\n"), hashlib.sha256(data).hexdigest(),
+                _encounter(piece[0]), _encounter(piece[-1]),
             )
-        ).rowcount  # fmt: skip
-
-    fill("validation", sql.SQL("reason IS NULL AND split = 'validation'"))
-    fill("test", sql.SQL("reason IS NULL AND split = 'test'"))
-    fill("train", _TRAINING, ", batch_id", _batch_of(connection, order, rules.batch_rows))
-    return fill("excluded", sql.SQL("reason IS NOT NULL"), ", reason", sql.SQL(", reason"))
+        )  # fmt: skip
+        yield _with(piece, version, number)
 
 
-def _batch_of(connection: Connection, order: sql.Composable, batch_rows: int) -> sql.Composable:
-    """The batch of a training row, as an expression: how many first rows of batches stand at or before it.
+def _encounter(row: bytes) -> int:
+    return int(row[: row.index(b",")])
 
-    Numbering narrow rows and looking up the few limits is twice as fast as numbering the wide rows themselves.
-    """
-    first = connection.execute(
-        sql.SQL(
-            "SELECT place FROM (SELECT {order} AS place, row_number() OVER (ORDER BY {order}) - 1 AS before"
-            " FROM staging WHERE {training}) AS numbered WHERE before % {rows} = 0 ORDER BY place"
-        ).format(order=order, training=_TRAINING, rows=sql.Literal(batch_rows))
-    ).fetchall()
-    limits = [place for (place,) in first]
-    return sql.SQL(", width_bucket({}, {})").format(order, sql.Literal(limits)) if limits else sql.SQL(", 1")
+
+def _fill(connection: Connection, table: str, extra: str, blocks: Iterator[bytes]) -> int:
+    """COPY into a clean table; returns the number of rows. `extra`: columns besides those of a row and the version."""
+    # A reason stands before the version, a batch behind it.
+    columns = ", reason, dataset_version" if extra == ", reason" else f", dataset_version{extra}"
+    query = sql.SQL("COPY clean_data.{} ({}{}) FROM STDIN (FORMAT csv)").format(
+        sql.Identifier(table), BATCH_COLUMNS, sql.SQL(columns)
+    )
+    with connection.cursor() as cursor:
+        with cursor.copy(query) as copy:
+            for block in _ahead(blocks):
+                copy.write(block)
+        return cursor.rowcount
 
 
 def refuse_leakage(connection: Connection, version: int) -> None:
@@ -291,8 +316,9 @@ def refuse_leakage(connection: Connection, version: int) -> None:
 
 
 def _note_version(
-    connection: Connection, version: int, previous: int, reader: Reader, asked: Asked, rules: Rules, progress: Progress
-) -> None:
+    connection: Connection, version: int, previous: int, reader: Reader, asked: Asked, rules: Rules, progress: Progress,
+    batches: int,
+) -> None:  # fmt: skip
     parts = [
         {"name": part.name, "sha256": part.sha256, "first_line": part.first_line, "rows": part.rows}
         for part in reader.parts_read
@@ -300,45 +326,59 @@ def _note_version(
     connection.execute(
         "INSERT INTO clean_data.datasets (version, content_sha256, schema_sha256, source, synthetic, rows_raw,"
         " rows_quarantined, rows_excluded, batches_total, batch_order, batch_rows, request_id, previous_version,"
-        " replay_of, parts, changes) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)",
+        " replay_of, parts, changes) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (version, reader.content_sha256, schema_sha256(), asked.source, progress.synthetic, progress.rows_read,
-         progress.rows_quarantined, progress.rows_excluded, rules.batch_order, rules.batch_rows, asked.request_id,
-         previous or None, asked.replay and asked.replay.version, json.dumps(parts), json.dumps(progress.changes)),
+         progress.rows_quarantined, progress.rows_excluded, batches, rules.batch_order, rules.batch_rows,
+         asked.request_id, previous or None, asked.replay and asked.replay.version, json.dumps(parts),
+         json.dumps(progress.changes)),
     )  # fmt: skip
 
 
-def describe_batches(
-    connection: Connection, version: int, batches: Sequence[int], *, origin: str = "source", intervened: int = 0
-) -> None:
-    """Write `batch_info`. A batch's digest is over its rows as `COPY … TO STDOUT` prints them, in encounter order.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch of training rows. `sha256`: of its rows as PostgreSQL prints them as CSV, in encounter order."""
 
-    The dataset version has to be there already.
-    """
-    digests = [_digest_of(connection, version, batch) for batch in batches]
-    connection.execute(
-        "INSERT INTO clean_data.batch_info (dataset_version, batch_id, rows, positives, sha256, synthetic, origin,"
-        " intervened, schema_sha256, first_encounter_id, last_encounter_id)"
-        " SELECT d.version, t.batch_id, t.rows, t.positives, digests.sha256, d.synthetic, %s, %s, d.schema_sha256,"
-        " t.first, t.last"
-        " FROM (SELECT batch_id, count(*) AS rows, count(*) FILTER (WHERE readmitted_30d) AS positives,"
-        "  min(encounter_id) AS first, max(encounter_id) AS last FROM clean_data.diabetes_train"
-        "  WHERE dataset_version = %s AND batch_id = ANY(%s) GROUP BY batch_id) AS t"
-        " JOIN unnest(%s::int[], %s::text[]) AS digests (batch_id, sha256) USING (batch_id)"
-        " JOIN clean_data.datasets AS d ON d.version = %s",
-        (origin, intervened, version, list(batches), list(batches), digests, version),
-    )
+    number: int
+    rows: int
+    positives: int
+    sha256: str
+    first_encounter_id: int
+    last_encounter_id: int
 
 
-def _digest_of(connection: Connection, version: int, batch: int) -> str:
-    digest = hashlib.sha256()
-    rows = sql.SQL(
+def read_batch(connection: Connection, version: int, number: int) -> Batch:
+    """Describe a batch that stands in the table."""
+    query = sql.SQL(
         "COPY (SELECT {} FROM clean_data.diabetes_train WHERE dataset_version = {} AND batch_id = {}"
-        " ORDER BY encounter_id) TO STDOUT"
-    ).format(BATCH_COLUMNS, sql.Literal(version), sql.Literal(batch))
-    with connection.cursor() as cursor, cursor.copy(rows) as copy:
-        for block in copy:
-            digest.update(block)
-    return digest.hexdigest()
+        " ORDER BY encounter_id) TO STDOUT (FORMAT csv)"
+    ).format(BATCH_COLUMNS, sql.Literal(version), sql.Literal(number))
+    with connection.cursor() as cursor, cursor.copy(query) as copy:
+        data = b"".join(bytes(block) for block in copy)
+    rows = data.splitlines(keepends=True)
+    if not rows:
+        raise RuntimeError(f"batch {number} of dataset {version} holds no row")
+    return Batch(
+        number, len(rows), data.count(b",t\n"), hashlib.sha256(data).hexdigest(), _encounter(rows[0]),
+        _encounter(rows[-1]),
+    )  # fmt: skip
+
+
+def note_batches(
+    connection: Connection, version: int, batches: Sequence[Batch], *, origin: str = "source", intervened: int = 0
+) -> None:
+    """Write `batch_info`. The dataset version has to be there already."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO clean_data.batch_info (dataset_version, batch_id, rows, positives, sha256, synthetic, origin,"
+            " intervened, schema_sha256, first_encounter_id, last_encounter_id)"
+            " SELECT version, %s, %s, %s, %s, synthetic, %s, %s, schema_sha256, %s, %s"
+            " FROM clean_data.datasets WHERE version = %s",
+            [
+                (batch.number, batch.rows, batch.positives, batch.sha256, origin, intervened, batch.first_encounter_id,
+                 batch.last_encounter_id, version)
+                for batch in batches
+            ],
+        )  # fmt: skip
 
 
 def announce_batch(connection: Connection, version: int, batch: int, cause: Envelope | None) -> None:

@@ -41,6 +41,16 @@ PREDICTIONS_STORED = Counter(
     "predictions_stored_total", "Predictions kept in raw_data. Behind predictions_total: see consumer_lag_messages."
 )
 
+OUTCOMES_RECORDED = Counter(
+    "outcomes_recorded_total",
+    "Outcomes that came back, by what became of them. None for long: nobody says what happened to patients.",
+    ["kind"],
+)
+FEEDBACK_WAITING = Gauge(
+    "feedback_rows_waiting", "Labelled predictions of train patients that wait for the next batch of feedback."
+)
+FEEDBACK_BATCHES = Counter("feedback_batches_total", "Batches of feedback that were committed and announced.")
+
 
 def show_newest(version: int, rows_by_split: Mapping[str, int]) -> None:
     """Bring the gauges of the data up to date."""
@@ -54,5 +64,7 @@ for outcome in ("done", "unchanged", "failed"):
     INGESTIONS.labels(outcome)
 for status in ("open", "corrected", "dropped", "replayed"):
     QUARANTINE.labels(status)
+for kind in ("recorded", "unchanged", "corrected"):
+    OUTCOMES_RECORDED.labels(kind)
 for fate in ("read", "quarantined", "excluded"):
     ROWS.labels(fate)

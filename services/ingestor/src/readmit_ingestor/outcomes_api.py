@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from readmit_contracts.prediction import FieldError, Problem
 from readmit_ingestor import feedback, outcomes, store
+from readmit_ingestor.metrics import OUTCOMES_RECORDED
 from readmit_ingestor.outcomes_reading import MAX_BYTES, MAX_ERRORS, MAX_ROWS, BadOutcomes, read_csv, read_json
 
 _READERS = {"application/json": read_json, "text/csv": read_csv}
@@ -128,7 +129,10 @@ def outcomes_router(pool: store.Pool, conninfo: str, batch_rows: int) -> APIRout
             return _problem(422, "Unprocessable Content", bad.reason, bad.errors)
         except outcomes.Conflict as conflict:
             return _conflict(conflict)
-        return Recorded(**(asdict(done) | {"unchanged": done.unchanged + repeated}))
+        recorded = Recorded(**(asdict(done) | {"unchanged": done.unchanged + repeated}))
+        for kind, count in recorded.model_dump(exclude={"unknown_predictions"}).items():
+            OUTCOMES_RECORDED.labels(kind).inc(count)
+        return recorded
 
     @router.get("/outcomes/summary")
     async def summarise() -> OutcomesSummary:

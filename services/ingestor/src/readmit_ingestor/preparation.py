@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +19,9 @@ from readmit_features.split import splits_of
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID
 from readmit_features.table import clean_table
 from readmit_ingestor.reading import KEYS, Chunk
+
+#: Between the parts of a prepared row; no cell holds one, since it cannot be printed.
+SEPARATOR = "\x1f"
 
 #: A row as received: cells by column, or, with another number of cells than the header, in their order.
 Received = dict[str, str] | list[str]
@@ -38,12 +43,16 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One chunk of version `version`, ready for COPY. `raw` and `clean` are CSV without a header."""
+    """One chunk of version `version`, ready for COPY.
+
+    `raw` is CSV. A line of `clean` is the row's line number, encounter, split and reason to be set apart, and the row
+    itself as CSV, with `SEPARATOR` between them.
+    """
 
     version: int
     rows: int
     raw: pa.Buffer
-    clean: pa.Buffer
+    clean: pa.Buffer | bytes
     quarantined: list[BadRow]
     changes: Mapping[str, int]
     synthetic: bool
@@ -58,16 +67,18 @@ def prepare(version: int, chunk: Chunk) -> Prepared:
         for key in ("encounter_id", "patient_nbr", "discharge_disposition_id", "readmitted")
     )
     apart = pc.index_in(dispositions, _DISPOSITIONS)
+    numbers = encounters.cast(pa.string())
+    splits = pa.array(splits_of(patients.to_pylist()), pa.string())
+    reasons = _REASONS.take(apart).fill_null("")
+    head = (pa.array(lines[cleaned.kept]).cast(pa.string()), numbers, splits, reasons, numbers)
     clean = [
-        pa.array(lines[cleaned.kept]),
-        pa.array(splits_of(patients.to_pylist()), pa.string()),
-        _REASONS.take(apart),
-        *cleaned.table.columns,
-        pc.equal(outcomes, POSITIVE_OUTCOME),
+        pc.binary_join_element_wise(*head, SEPARATOR),
+        *cleaned.table.columns[1:],
+        pc.if_else(pc.equal(outcomes, POSITIVE_OUTCOME), "t", "f"),
     ]
     raw = [pa.array(np.full(len(lines), version)), pa.array(lines), *chunk.cells.columns]
     return Prepared(
-        version, chunk.rows, _as_csv(raw), _as_csv(clean), list(_bad_rows(chunk, cleaned.refused)),
+        version, chunk.rows, _as_csv(raw), _as_postgres_csv(clean), list(_bad_rows(chunk, cleaned.refused)),
         {f"{key}: {rule}": count for (key, rule), count in cleaned.changes.items()},
         # A sample that was written to a file and comes back as one is still a sample.
         bool(pc.any(pc.greater_equal(encounters, FIRST_SYNTHETIC_ID)).as_py()),
@@ -83,6 +94,19 @@ def _as_csv(columns: list[pa.Array]) -> pa.Buffer:
     except pa.ArrowInvalid:  # a cell that holds a comma, a quote or a line break
         sink = pa.BufferOutputStream()
         pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=False, quoting_style="needed"))
+    return sink.getvalue()
+
+
+def _as_postgres_csv(columns: list[pa.Array]) -> pa.Buffer | bytes:
+    """As PostgreSQL prints CSV, byte for byte: quotes only where they are needed."""
+    table = pa.table(columns, names=[str(at) for at in range(len(columns))])
+    sink = pa.BufferOutputStream()
+    try:
+        pa_csv.write_csv(table, sink, pa_csv.WriteOptions(include_header=False, quoting_style="none"))
+    except pa.ArrowInvalid:  # a cell that holds a comma or a quote
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(zip(*(column.to_pylist() for column in columns), strict=True))
+        return text.getvalue().encode()
     return sink.getvalue()
 
 

@@ -311,7 +311,9 @@ def schema_order(part: Part, header: Sequence[str]) -> list[int]:
     if len(missing) == len(KEYS):
         _refuse_another_table(part, header)
     if missing:
-        _fault("source_bad_header", part, f"lacks the column(s) {', '.join(missing)}; see the data dictionary")
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        named = ", ".join(missing[:5]) + more
+        _fault("source_bad_header", part, f"lacks the column(s) {named}; docs/data-dictionary.md names all 50")
     doubled = sorted({name for name in names if names.count(name) > 1 and name in BY_KEY})
     if doubled:
         _fault("source_bad_header", part, f"has the column(s) {', '.join(doubled)} twice; keep one of each")
