@@ -12,7 +12,8 @@ def configure_logging(service: str, level: int = logging.INFO) -> None:
     """Set up structlog and the standard library to write the same JSON lines. Call once, first thing in `__main__`."""
 
     def name_service(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return event | {"service": service}  # in every thread: what is bound to a context stays in its own
+        event["service"] = service  # in every thread: what is bound to a context stays in its own
+        return event
 
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

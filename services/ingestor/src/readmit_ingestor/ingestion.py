@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import IO, Any, TypeVar
 from uuid import UUID
 
@@ -76,6 +77,7 @@ class Rules:
     batch_rows: int
     max_bad_share: float
     batch_order: str = "encounter"
+    spool_dir: Path | None = None  #: where rows wait for their table when they are many; None: the system's choice
     tell: Callable[[Progress], None] = field(default=lambda _: None)
 
 
@@ -225,15 +227,19 @@ def _set_doubles_apart(connection: Connection) -> None:
 def _distribute(connection: Connection, version: int, rules: Rules, content_sha256: str) -> tuple[list[Batch], int]:
     """Staged rows into their tables, in order. Returns the batches, and how many rows were set apart."""
     for split in ("validation", "test"):
-        with _staged(connection, sql.SQL("reason IS NULL AND split = {}").format(sql.Literal(split))) as rows:
+        with _staged(
+            connection, rules.spool_dir, sql.SQL("reason IS NULL AND split = {}").format(sql.Literal(split))
+        ) as rows:
             _fill(connection, f"diabetes_{split}", "", (_with(block, version) for block in _pieces(rows, 5_000)))
     order: sql.Composable = sql.SQL("encounter_id")
     if rules.batch_order == "shuffled":  # the same shuffle for the same content
         order = sql.SQL('md5(encounter_id || {}) COLLATE "C"').format(sql.Literal(content_sha256))
     batches: list[Batch] = []
-    with _staged(connection, sql.SQL("reason IS NULL AND split = 'train'"), order) as rows:
+    with _staged(connection, rules.spool_dir, sql.SQL("reason IS NULL AND split = 'train'"), order) as rows:
         _fill(connection, "diabetes_train", ", batch_id", _batches(rows, version, rules, batches))
-    with _staged(connection, sql.SQL("reason IS NOT NULL"), value=sql.SQL("row || ',' || reason")) as rows:
+    with _staged(
+        connection, rules.spool_dir, sql.SQL("reason IS NOT NULL"), value=sql.SQL("row || ',' || reason")
+    ) as rows:
         excluded = _fill(
             connection, "diabetes_excluded", ", reason", (_with(block, version) for block in _pieces(rows, 5_000))
         )
@@ -243,13 +249,14 @@ def _distribute(connection: Connection, version: int, rules: Rules, content_sha2
 @contextmanager
 def _staged(
     connection: Connection,
+    spool_dir: Path | None,
     condition: sql.Composable,
     order: sql.Composable = sql.SQL("encounter_id"),  # noqa: B008  never changed
     value: sql.Composable = sql.SQL("row"),  # noqa: B008
 ) -> Iterator[IO[bytes]]:
     """Rows as lines of CSV, in a file that is kept in memory while it is small."""
     query = sql.SQL("COPY (SELECT {} FROM staging WHERE {} ORDER BY {}, line) TO STDOUT {}")
-    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as file:
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=spool_dir and str(spool_dir)) as file:
         with connection.cursor() as cursor, cursor.copy(query.format(value, condition, order, _ROWS)) as copy:
             for block in copy:
                 file.write(block)

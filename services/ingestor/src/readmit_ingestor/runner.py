@@ -137,7 +137,10 @@ class Runner:
         request_id: UUID = claimed["request_id"]
         source: str = claimed["source"]
         noted = _Shown(notes, request_id)
-        rules = Rules(self.batch_rows, self.max_bad_share, claimed["batch_order"], noted.progress)
+        self.places.cache_dir.mkdir(parents=True, exist_ok=True)
+        rules = Rules(
+            self.batch_rows, self.max_bad_share, claimed["batch_order"], self.places.cache_dir, noted.progress
+        )
         with self._open(source, noted.bytes) as (opened, replay), psycopg.connect(self.conninfo) as connection:
             asked = Asked(shown(source), opened.synthetic, request_id, replay, cause)
             done = _ingest_quietly(connection, Reader(opened.parts, shown(source)), asked, rules)
