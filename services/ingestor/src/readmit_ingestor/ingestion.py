@@ -256,7 +256,7 @@ def _staged(
 ) -> Iterator[IO[bytes]]:
     """Rows as lines of CSV, in a file that is kept in memory while it is small."""
     query = sql.SQL("COPY (SELECT {} FROM staging WHERE {} ORDER BY {}, line) TO STDOUT {}")
-    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=spool_dir and str(spool_dir)) as file:
+    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(spool_dir) if spool_dir else None) as file:
         with connection.cursor() as cursor, cursor.copy(query.format(value, condition, order, _ROWS)) as copy:
             for block in copy:
                 file.write(block)
