@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,35 @@ def ingestor(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+def environment_of(database: Database, kafka: str, folder: Path) -> dict[str, str]:
+    parts = database.info
+    return {
+        "INGESTOR_PORT": str(free_port()),
+        "INGESTOR_KAFKA__BOOTSTRAP_SERVERS": kafka,
+        "INGESTOR_KAFKA__IDEMPOTENT_PRODUCER": "false",
+        "INGESTOR_POSTGRES__HOST": "127.0.0.1",
+        "INGESTOR_POSTGRES__PORT": str(parts.port),
+        "INGESTOR_POSTGRES__DATABASE": parts.dbname,
+        "INGESTOR_POSTGRES__USER": parts.user,
+        "INGESTOR_POSTGRES__PASSWORD": "unused",
+        "INGESTOR_CACHE_DIR": str(folder / "cache"),
+        "INGESTOR_BATCH_ROWS": "1000",
+        "INGESTOR_SCHEDULE_HOURS": "0",
+    }
+
+
+def ask(database: Database, rows: int) -> None:
+    database.execute(
+        "INSERT INTO raw_data.ingestions (request_id, source, requested_by) VALUES (%s, %s, 'test')",
+        (uuid4(), f"sample:{rows}"),
+    )
+
+
+def status_in(database: Database) -> str:
+    row = database.execute("SELECT status FROM raw_data.ingestions").fetchone()
+    return str(row and row[0])
+
+
 async def heard(address: str, topic: str, enough: Callable[[list[bytes]], bool]) -> list[bytes]:
     """What a topic holds, read from its beginning until it is enough."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest")
@@ -72,30 +102,13 @@ def test_killed_twice_at_any_moment_and_once_more_while_it_announces_it_doubles_
     seed: int, database: Database, tmp_path: Path
 ) -> None:
     moments = random.Random(seed)
-    parts = database.info
     with embedded_kafka() as address:
         asyncio.run(create_topics(address, [(topic.name, 1, {}) for topic in TOPICS]))
-        environment = {
-            "INGESTOR_PORT": str(free_port()),
-            "INGESTOR_KAFKA__BOOTSTRAP_SERVERS": address,
-            "INGESTOR_KAFKA__IDEMPOTENT_PRODUCER": "false",
-            "INGESTOR_POSTGRES__HOST": "127.0.0.1",
-            "INGESTOR_POSTGRES__PORT": str(parts.port),
-            "INGESTOR_POSTGRES__DATABASE": parts.dbname,
-            "INGESTOR_POSTGRES__USER": parts.user,
-            "INGESTOR_POSTGRES__PASSWORD": "unused",
-            "INGESTOR_CACHE_DIR": str(tmp_path / "cache"),
-            "INGESTOR_BATCH_ROWS": "1000",
-            "INGESTOR_SCHEDULE_HOURS": "0",
-        }
-        database.execute(
-            "INSERT INTO raw_data.ingestions (request_id, source, requested_by) VALUES (%s, %s, 'test')",
-            (uuid4(), f"sample:{_ROWS}"),
-        )
+        environment = environment_of(database, address, tmp_path)
+        ask(database, _ROWS)
 
         def status() -> str:
-            row = database.execute("SELECT status FROM raw_data.ingestions").fetchone()
-            return str(row and row[0])
+            return status_in(database)
 
         for _ in range(2):
             if status() == "done":
@@ -131,3 +144,21 @@ def test_killed_twice_at_any_moment_and_once_more_while_it_announces_it_doubles_
     )
     assert set(places.values()) == {1}
     assert len(places) == _ROWS
+
+
+def test_told_to_stop_in_the_middle_of_an_ingestion_it_ends_at_once_and_the_next_start_completes(
+    database: Database, tmp_path: Path
+) -> None:
+    with embedded_kafka() as address:
+        asyncio.run(create_topics(address, [(topic.name, 1, {}) for topic in TOPICS]))
+        environment = environment_of(database, address, tmp_path)
+        ask(database, 200_000)
+        with ingestor(environment) as process:
+            until(lambda: status_in(database) == "running")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) in {0, -signal.SIGTERM}
+        left = database.execute("SELECT count(*) FROM raw_data.diabetes").fetchone()
+        assert (status_in(database), left) in {("running", (0,)), ("done", (200_000,))}
+        with ingestor(environment):
+            until(lambda: status_in(database) == "done")
+    assert database.execute("SELECT version, rows_raw FROM clean_data.datasets").fetchall() == [(1, 200_000)]
