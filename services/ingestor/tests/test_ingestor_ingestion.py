@@ -26,7 +26,7 @@ from readmit_contracts.events import BatchReady, IngestionFinished, IngestionReq
 from readmit_features.split import split_of
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID, write_sample
 from readmit_ingestor import store
-from readmit_ingestor.ingestion import Batch, read_batch
+from readmit_ingestor.batches import Batch, read_batch
 from readmit_ingestor.runner import Runner
 from readmit_ingestor.sources import Places
 

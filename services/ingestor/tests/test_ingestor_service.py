@@ -27,7 +27,7 @@ from readmit_contracts.topics import BATCH_READY, INGESTION_FINISHED, INGESTION_
 from readmit_ingestor import store
 from readmit_ingestor.api import ingestion_router
 from readmit_ingestor.app import make_app
-from readmit_ingestor.handlers import on_ingestion_requested, on_prediction_made
+from readmit_ingestor.handlers import on_ingestion_requested, on_predictions_made
 from readmit_ingestor.settings import Settings
 
 Database = psycopg.Connection[Any]
@@ -37,6 +37,15 @@ PREDICTED = next(example for example in EXAMPLES if isinstance(example, Predicti
 
 def envelope(event: Event) -> Envelope:
     return new_envelope(event.EVENT_TYPE, source="test", subject="any")
+
+
+def on_one_prediction(pool: store.Pool) -> Callable[[PredictionMade, Envelope], Awaitable[None]]:
+    keep = on_predictions_made(pool)
+
+    async def handle(event: PredictionMade, envelope: Envelope) -> None:
+        await keep([(event, envelope)])
+
+    return handle
 
 
 async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
@@ -82,7 +91,7 @@ async def test_every_example_of_every_event_that_it_reads_has_its_effect_once_ho
 ) -> None:
     handlers: dict[type[Event], Callable[[Any, Envelope], Awaitable[None]]] = {
         IngestionRequested: on_ingestion_requested(pool),
-        PredictionMade: on_prediction_made(pool),
+        PredictionMade: on_one_prediction(pool),
     }
     examples = [example for example in EXAMPLES if type(example) in handlers]
     assert {type(example) for example in examples} == set(handlers)
@@ -110,7 +119,7 @@ async def test_a_prediction_that_no_column_can_hold_is_a_bad_message_whose_reaso
     pool: store.Pool, database: Database, change: dict[str, Any]
 ) -> None:
     with pytest.raises(BadMessage) as bad:
-        await on_prediction_made(pool)(PREDICTED.model_copy(update=change), envelope(PREDICTED))
+        await on_one_prediction(pool)(PREDICTED.model_copy(update=change), envelope(PREDICTED))
     assert "70-80" not in str(bad.value)
     assert database.execute("SELECT count(*) FROM raw_data.predictions").fetchone() == (0,)
 
@@ -130,7 +139,7 @@ async def test_a_request_that_no_column_can_hold_is_a_bad_message_over_kafka_and
 
 async def test_a_database_that_is_away_makes_both_events_wait() -> None:
     nowhere = store.make_pool("host=127.0.0.1 port=1 connect_timeout=1")
-    for handle, event in ((on_ingestion_requested(nowhere), REQUESTED), (on_prediction_made(nowhere), PREDICTED)):
+    for handle, event in ((on_ingestion_requested(nowhere), REQUESTED), (on_one_prediction(nowhere), PREDICTED)):
         with pytest.raises(Transient, match="away"):
             await handle(event, envelope(event))  # type: ignore[operator]  # each with its own
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from readmit_ingestor.errors import SourceFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +23,7 @@ class Cached:
 
     @classmethod
     def of(cls, cache_dir: Path, address: str) -> Cached:
-        """The place of an address; makes the folder."""
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        """The place of an address."""
         whole = cache_dir / hashlib.sha256(address.encode()).hexdigest()
         return cls(whole, *(whole.with_suffix(suffix) for suffix in (".part", ".tag", ".part-tag")))
 
@@ -47,6 +51,8 @@ class Cached:
     def finish(self) -> Path:
         """The partial copy is whole."""
         tag = self.partial_tag()
+        with self.partial.open("rb") as file:
+            os.fsync(file.fileno())  # or a machine that loses power keeps the tag of bytes that it has not
         self._whole_tag.unlink(missing_ok=True)
         self.partial.replace(self.whole)
         if tag is not None:
@@ -66,5 +72,25 @@ class Cached:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def keeping(cache_dir: Path, address: str, name: str) -> Iterator[Cached]:
+    """The place of an address while it is fetched; makes the folder.
+
+    What the disk refuses is a `SourceFault` in the words of `name`, and a disk that is full is not left full.
+    """
+    cached = Cached.of(cache_dir, address)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        yield cached
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            cached.forget_partial()
+        raise SourceFault(
+            "source_not_kept",
+            f"{name}: the folder of INGESTOR_CACHE_DIR cannot take it ({error.strerror}); make room, or let it write",
+        ) from error
+
+
 def _text(path: Path) -> str | None:
-    return path.read_text() if path.exists() else None
+    """None too for what a crash left unreadable."""
+    return path.read_text(errors="replace") if path.exists() else None

@@ -20,7 +20,7 @@ from readmit_contracts.encounter import COLUMNS, POSITIVE_OUTCOME, Group, Kind, 
 from readmit_contracts.encounter_sql import Layer, column_type
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID
 from readmit_ingestor import store
-from readmit_ingestor.ingestion import BATCH_COLUMNS, announce_batch, note_batches, read_batch, refuse_leakage
+from readmit_ingestor.batches import BATCH_COLUMNS, announce_batch, note_batches, read_batch, refuse_leakage
 from readmit_ingestor.metrics import BATCHES_WRITTEN, FEEDBACK_BATCHES, FEEDBACK_WAITING, show_newest
 from readmit_ingestor.reading import KEYS
 

@@ -28,13 +28,3 @@ def on_predictions_made(
         PREDICTIONS_STORED.inc(await predictions.keep_all(pool, [event for event, _ in events]))
 
     return handle
-
-
-def on_prediction_made(pool: store.Pool) -> Callable[[PredictionMade, Envelope], Awaitable[None]]:
-    """Keep one prediction."""
-    keep = on_predictions_made(pool)
-
-    async def handle(event: PredictionMade, envelope: Envelope) -> None:
-        await keep([(event, envelope)])
-
-    return handle

@@ -23,8 +23,9 @@ from readmit_chassis.envelope import Envelope
 from readmit_chassis.tracing import span
 from readmit_ingestor import store
 from readmit_ingestor.addresses import shown
+from readmit_ingestor.batches import Connection
 from readmit_ingestor.errors import SourceFault
-from readmit_ingestor.ingestion import Asked, Connection, Ingested, Progress, Rules, ingest, most_frequent
+from readmit_ingestor.ingestion import Asked, Ingested, Progress, Rules, ingest, most_frequent
 from readmit_ingestor.metrics import (
     BATCHES_WRITTEN,
     CHANGES,
