@@ -359,6 +359,8 @@ def options_of(service: str, port: int, database: int, secrets: Path) -> list[st
     }  # fmt: skip
     prefix = f"{service.upper()}_"
     known = {name for name, _ in variables(importlib.import_module(f"readmit_{service}.settings").Settings, prefix)}
+    if not (secrets / files["S3__SECRET_KEY"]).exists():  # S3 is a choice of the ingestor's, and Compose makes none
+        known = {name for name in known if not name.startswith(f"{prefix}S3__")}
     options = [f"--env={prefix}{name}={value}" for name, value in values.items() if prefix + name in known]
     options += [
         f"--volume={secrets / file}:/run/secrets/{prefix}{name}:ro"

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from readmit_chassis.s3 import MemoryStore, ObjectMissing, ObjectStore, S3Store, StoreUnavailable, split_uri
 from readmit_chassis.settings import S3Settings
-from readmit_chassis.testing import free_port, wait_for_port
+from readmit_chassis.testing import free_port, s3_server
 
 URI = "s3://bucket/folder/thing.bin"
 
 
-def s3_settings(port: int) -> S3Settings:
-    return S3Settings(
-        endpoint_url=f"http://127.0.0.1:{port}", access_key="testaccesskey", secret_key=SecretStr("testsecretkey")
-    )
-
-
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.stack)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+def store(request: pytest.FixtureRequest) -> Iterator[ObjectStore]:
     if request.param == "memory":
         yield MemoryStore()
         return
-    (tmp_path / "bucket").mkdir()
-    port = free_port()
-    server = subprocess.Popen(
-        ["rclone", "serve", "s3", str(tmp_path), "--addr", f"127.0.0.1:{port}", "--auth-key",
-         "testaccesskey,testsecretkey"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        wait_for_port(port)
-        yield S3Store(s3_settings(port))
-    finally:
-        server.terminate()
-        server.wait()
+    with s3_server("bucket") as settings:
+        yield S3Store(settings)
 
 
 def test_what_was_put_is_got_and_overwritten(store: ObjectStore) -> None:
@@ -74,6 +55,15 @@ def test_an_object_is_read_from_anywhere_while_it_is_the_one_that_was_meant(stor
         store.stat("s3://bucket/nothing")
 
 
+def test_what_is_left_unread_can_be_given_up(store: ObjectStore) -> None:
+    data = bytes(range(256)) * 20_000
+    store.put(URI, data)
+    blocks = store.blocks(URI, etag=store.stat(URI).etag, offset=10)
+    assert data[10:].startswith(next(blocks))
+    del blocks
+    assert store.get(URI) == data
+
+
 def test_what_is_under_a_prefix_is_listed(store: ObjectStore) -> None:
     for name in ("in/a.csv", "in/deep/b.csv", "out/c.csv"):
         store.put(f"s3://bucket/{name}", b"x")
@@ -82,7 +72,9 @@ def test_what_is_under_a_prefix_is_listed(store: ObjectStore) -> None:
 
 
 def test_an_outage_is_transient() -> None:
-    away = S3Store(s3_settings(free_port()))
+    away = S3Store(
+        S3Settings(endpoint_url=f"http://127.0.0.1:{free_port()}", access_key="key", secret_key=SecretStr("secret"))
+    )
     with pytest.raises(StoreUnavailable):
         away.get(URI)
     fake = MemoryStore()

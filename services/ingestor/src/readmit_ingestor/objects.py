@@ -64,7 +64,7 @@ def _try(store: ObjectStore, uri: str, cached: Cached, on_bytes: OnBytes, max_by
 
 def names(store: ObjectStore, uri: str) -> Iterator[str]:
     """The objects under `s3://bucket/prefix/`, in the order of their names. Raises `SourceFault`."""
-    _refuse_what_no_store_has(uri + "any")
+    _refuse_what_no_store_has(uri, folder=True)
     try:
         yield from sorted(store.under(uri))
     except StoreUnavailable as away:
@@ -73,9 +73,10 @@ def names(store: ObjectStore, uri: str) -> Iterator[str]:
         raise SourceFault("source_not_found", f"{uri}: no such bucket; check its name") from missing
 
 
-def _refuse_what_no_store_has(uri: str) -> None:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not _BUCKET.fullmatch(bucket) or not 0 < len(key.strip("/").encode(errors="replace")) <= _LONGEST_KEY_BYTES:
+def _refuse_what_no_store_has(uri: str, *, folder: bool = False) -> None:
+    bucket, _, named = uri.removeprefix("s3://").partition("/")
+    size_bytes = len(named.encode(errors="surrogatepass"))
+    if not _BUCKET.fullmatch(bucket) or size_bytes > _LONGEST_KEY_BYTES or not (folder or named.strip("/")):
         raise SourceFault(
             "source_not_found", f"{uri}: no address of an object; give s3://bucket/key, or s3://bucket/prefix/"
         )

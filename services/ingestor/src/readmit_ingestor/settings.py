@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     cache_dir: Annotated[Path, Field(description="where downloads are kept")]
     source_url: Annotated[str, Field(description="what the source `uci` stands for")] = UCI_ARCHIVE
     s3: Annotated[S3Settings | None, Field(description="where sources `s3://…` are; without it there are none")] = None
-    max_source_bytes: Annotated[int, Field(ge=1, description="a file that unpacks to more is refused")] = 64 * 1024**3
+    max_source_bytes: Annotated[int, Field(ge=1, description="a larger file is refused, packed or not")] = 64 * 1024**3
     schedule_hours: Annotated[float, Field(ge=0, description="how often a source is asked for; 0 is never")] = 25
     schedule_source: Annotated[str, Field(min_length=1, description="which one")] = "uci"
     batch_rows: Annotated[int, Field(ge=100)] = 15_000

@@ -10,15 +10,16 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from readmit_chassis.s3 import ObjectStore
 from readmit_features.synthetic import DEFAULT_ROWS, MAX_ROWS, sample_blocks
 from readmit_ingestor import objects
 from readmit_ingestor.addresses import shown, split_checksum
-from readmit_ingestor.archives import Form, unpack
+from readmit_ingestor.archives import Form, regular_file, unpack
+from readmit_ingestor.cached import Cached
 from readmit_ingestor.downloads import OnBytes, download
-from readmit_ingestor.errors import SourceFault
+from readmit_ingestor.errors import SourceFault, one_line
 
 __all__ = ["OnBytes", "Opened", "Part", "Places", "open_source"]
 
@@ -66,27 +67,31 @@ def open_source(source: str, places: Places, on_bytes: OnBytes) -> Iterator[Open
         yield Opened(iter([_sample(source, int(match[1] or DEFAULT_ROWS))]), synthetic=True)
         return
     address, digest = split_checksum(places.uci_url if source == "uci" else source)
-    if not address.startswith(("http://", "https://", "s3://")):
-        with closing(_local(address, digest, places)) as parts:
+    read: list[Cached] = []  # what was fetched and is being read
+    try:
+        with closing(_parts(address, digest, places, on_bytes, read)) as parts:
             yield Opened(parts, synthetic=False)
-    elif address.startswith("s3://") and address.endswith("/"):
+    except SourceFault:
+        for cached in read:  # what turned out not to be data is not kept: the address may be mended
+            cached.forget()
+        raise
+
+
+def _parts(address: str, digest: str | None, places: Places, on_bytes: OnBytes, read: list[Cached]) -> Parts:
+    """The parts of a path or an address; a single file is fetched before this returns."""
+    if address.startswith("s3://") and address.endswith("/"):
         _refuse_checksum(address, digest)
-        with closing(_objects(address, places, on_bytes)) as parts:
-            yield Opened(parts, synthetic=False)
+        return _objects(address, places, on_bytes, read)
+    if address.startswith("s3://"):
+        path = objects.fetch(_store(address, places), address, places.cache_dir, on_bytes, max_bytes=places.max_bytes)
+    elif address.startswith(("http://", "https://")):
+        path = download(address, places.cache_dir, on_bytes, max_bytes=places.max_bytes)
     else:
-        path = (
-            objects.fetch(_store(address, places), address, places.cache_dir, on_bytes)
-            if address.startswith("s3://")
-            else download(address, places.cache_dir, on_bytes)
-        )
-        try:
-            if digest:
-                _check_digest(address, path, digest)
-            with closing(_file(path, shown(address).rsplit("/", 1)[-1] or shown(address), places)) as parts:
-                yield Opened(parts, synthetic=False)
-        except SourceFault:
-            path.unlink(missing_ok=True)  # what turned out not to be data is not kept: the address may be mended
-            raise
+        return _local(address, digest, places)
+    read.append(Cached.of(places.cache_dir, address))
+    if digest:
+        _check_digest(address, path, digest)
+    return _file(path, shown(address).rsplit("/", 1)[-1] or shown(address), places)
 
 
 def _local(address: str, digest: str | None, places: Places) -> Parts:
@@ -105,14 +110,16 @@ def _local(address: str, digest: str | None, places: Places) -> Parts:
                 f"{address}: no such file; give a CSV, gzip, zip or Parquet file, a folder, or a URL",
             )
         if digest:
+            regular_file(path, path.name)
             _check_digest(address, path, digest)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceFault("source_not_found", f"{address[:200]}: cannot be read ({reason}); check the path") from error
+        raise SourceFault("source_not_found", f"{address}: cannot be read ({reason}); check the path") from error
     yield from _file(path, path.name, places)
 
 
 def _file(path: Path, name: str, places: Places) -> Parts:
+    name = one_line(name)  # it goes into the database, which takes no bytes that are not text
     with unpack(path, name, places.max_bytes) as unpacked:
         yield Part(name, unpacked.stream, unpacked.form, unpacked.size_bytes)
 
@@ -120,7 +127,7 @@ def _file(path: Path, name: str, places: Places) -> Parts:
 def _folder(folder: Path, places: Places) -> Parts:
     """Every table below the folder in the order of their names; what is hidden is left out."""
     found = []
-    for where, folders, files in os.walk(folder):
+    for where, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(where) / name for name in files if not name.startswith(".") and name.lower().endswith(_TABLES)]
     if not found:
@@ -129,14 +136,24 @@ def _folder(folder: Path, places: Places) -> Parts:
         yield from _file(path, path.relative_to(folder).as_posix(), places)
 
 
-def _objects(address: str, places: Places, on_bytes: OnBytes) -> Parts:
+def _raise(error: OSError) -> NoReturn:
+    raise error  # a folder that cannot be looked into would be missing from the data
+
+
+def _objects(address: str, places: Places, on_bytes: OnBytes, read: list[Cached]) -> Parts:
     store = _store(address, places)
-    found = [uri for uri in objects.names(store, address) if uri.lower().endswith(_TABLES)]
+    found = [
+        uri
+        for uri in objects.names(store, address)
+        if uri.lower().endswith(_TABLES) and "/." not in uri.removeprefix(address[:-1])
+    ]
     if not found:
         raise SourceFault("source_empty", f"{address}: holds no .csv, .gz, .zip or .parquet object; check the prefix")
     for uri in found:
-        path = objects.fetch(store, uri, places.cache_dir, on_bytes)
+        path = objects.fetch(store, uri, places.cache_dir, on_bytes, max_bytes=places.max_bytes)
+        read.append(Cached.of(places.cache_dir, uri))
         yield from _file(path, uri.removeprefix(address), places)
+        read.clear()
 
 
 def _store(address: str, places: Places) -> ObjectStore:
@@ -149,8 +166,13 @@ def _store(address: str, places: Places) -> ObjectStore:
 
 
 def _check_digest(address: str, path: Path, digest: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise SourceFault(
+            "source_not_found", f"{shown(address)}: cannot be read to its end ({error.strerror}); try again"
+        ) from error
     if found != digest:
         raise SourceFault(
             "source_checksum_mismatch",
