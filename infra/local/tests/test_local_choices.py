@@ -16,6 +16,7 @@ from readmit_local.assets import asset
 from readmit_local.conditional_writes import may_write
 from readmit_local.database import ROLES
 from readmit_local.errors import LocalError
+from readmit_local.kafka import new_cluster_id
 from readmit_local.part import child_env
 from readmit_local.ports import DEFAULT_PORTS, HOST, choose_ports, parse_overrides
 from readmit_local.process_identity import identity, is_ours
@@ -164,3 +165,9 @@ def test_a_secret_file_is_read_without_its_last_line_break_and_named_when_it_is_
         secret_file(tmp_path, "empty")
     with pytest.raises(LocalError, match=r"secret missing: .*make secrets"):
         secret_file(tmp_path, "missing")
+
+
+def test_no_name_of_a_cluster_reads_as_an_option() -> None:
+    names = {new_cluster_id() for _ in range(2_000)}
+    assert len(names) == 2_000
+    assert not [name for name in names if name.startswith("-")]

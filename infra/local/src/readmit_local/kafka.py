@@ -64,7 +64,7 @@ def apache_part(state: State, port: int, controller_port: int) -> Part:
     )
     java = ("java", "-Xmx512m", "-cp", f"{libraries}/*")
     if not (folder / "data" / "meta.properties").exists():
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = new_cluster_id()
         formatting = subprocess.run(
             [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", properties],
             env=child_env({}), capture_output=True, text=True, check=False,
@@ -83,6 +83,14 @@ async def provision_topics(bootstrap_servers: str) -> None:
         [(topic.name, topic.partitions, topic.config()) for topic in TOPICS]
         + [(topic.dead_letter, 1, dead) for topic in TOPICS],
     )
+
+
+def new_cluster_id() -> str:
+    """16 random bytes in base64 for URLs, as Kafka names clusters; a hyphen in front would read as an option."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
 
 
 def _libraries() -> Path:

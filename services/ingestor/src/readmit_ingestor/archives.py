@@ -238,7 +238,9 @@ def _too_large(name: str, max_bytes: int) -> NoReturn:
 
 
 def _broken(name: str, error: Exception) -> NoReturn:
-    raise SourceFault("source_bad_archive", f"{name}: damaged archive ({error}); fetch it again") from error
+    raise SourceFault(
+        "source_bad_archive", f"{name}: damaged archive ({str(error) or 'it ends too early'}); fetch it again"
+    ) from error
 
 
 def _unreadable(name: str, error: OSError | ValueError) -> NoReturn:
