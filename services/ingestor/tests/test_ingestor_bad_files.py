@@ -129,6 +129,13 @@ BAD_FILES: dict[str, tuple[bytes, str, str]] = {
         parquet({"a": ["x" * 70_000_000]}, compression="zstd", use_dictionary=False, write_statistics=False),
         "source_bad_archive", "more than 100 times",
     ),
+    "long_cell.parquet": (
+        parquet({name: [text] for name, text in zip(NAMES, ["x" * 70_000, *["x"] * 49], strict=True)}),
+        "source_not_data", "a cell of more than 65536 bytes",
+    ),
+    "foreign_name.parquet": (
+        parquet({"insuliX": ["x"]}).replace(b"insuliX", b"insuli\xff"), "source_not_data", "damaged Parquet",
+    ),
     "zstd.csv.zst": (b"\x28\xb5\x2f\xfd\x00", "source_not_data", "packed with zstd"),
     "seven.7z": (b"7z\xbc\xaf\x27\x1c", "source_not_data", "a 7z archive"),
     "old.rar": (b"Rar!\x1a\x07", "source_not_data", "a RAR archive"),
@@ -267,6 +274,7 @@ _WHOLE = {
     "gzip": gzip.compress(SAMPLE, mtime=0),
     "zip": zipped({"d/": b"", "d/diabetic_data.csv": SAMPLE, "e.csv": b""}),
     "stored zip": zipped({"a.csv": SAMPLE}, method=zipfile.ZIP_STORED),
+    "parquet": parquet({name: [str(at) for at in range(20)] for name in NAMES}),
 }
 
 

@@ -200,12 +200,11 @@ def test_of_the_objects_of_a_prefix_only_the_one_that_is_no_data_is_not_kept(tmp
 
 
 def test_an_object_that_is_larger_than_allowed_is_not_fetched(tmp_path: Path) -> None:
-    store = MemoryStore()
+    store, told = MemoryStore(), []
     store.put("s3://b/a.csv", SAMPLE)
     with pytest.raises(SourceFault, match="INGESTOR_MAX_SOURCE_BYTES") as fault:
-        read("s3://b/a.csv", Places(tmp_path, "", store, max_bytes=1_000))
-    assert fault.value.code == "source_too_large"
-    assert list(tmp_path.iterdir()) == []
+        objects.fetch(store, "s3://b/a.csv", tmp_path, lambda done, _: told.append(done), max_bytes=1_000)
+    assert (fault.value.code, told, list(tmp_path.iterdir())) == ("source_too_large", [], [])
 
 
 @pytest.mark.stack

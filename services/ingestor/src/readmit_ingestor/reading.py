@@ -34,6 +34,8 @@ _FIRST_BLOCK_BYTES = 256 * 1024
 _MAX_QUOTED_BYTES = 16 * 1024 * 1024
 _MAX_HEADER_BYTES = 64 * 1024
 _PARQUET_ROWS = 5_000
+#: A dictionary holds a value once for any number of cells, so a long one would fill the memory when it is spread out.
+_MAX_CELL_BYTES = 64 * 1024
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Byte-order marks of what is text, but not UTF-8.
 _OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00\xfe\xff": "UTF-32"}
@@ -274,9 +276,12 @@ class _ParquetPart:
             self._digest.update(block)
         stream.seek(0)
         try:
-            file = pq.ParquetFile(stream, pre_buffer=False)
-            order = schema_order(self._part, list(file.schema_arrow.names))
-            names = [file.schema_arrow.names[at] for at in order]
+            schema = pq.read_schema(stream)
+            order = schema_order(self._part, schema.names)
+            names = [schema.names[at] for at in order]
+            _refuse_nested(self._part, [schema.field(at).type for at in order])
+            stream.seek(0)
+            file = pq.ParquetFile(stream, pre_buffer=False, read_dictionary=names)
             line = 2  # as if a header stood in line 1
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=names, use_threads=False):
                 cells = pa.table([_as_text(self._part, batch.column(name)) for name in names], names=list(KEYS))
@@ -286,22 +291,35 @@ class _ParquetPart:
                 self.bytes_read = stream.tell()
                 if batch.num_rows:
                     yield Chunk(self._part.name, first_line, lines, cells, [])
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            reason = str(error).splitlines()[0]
+        except (pa.ArrowException, ValueError, OSError) as error:  # ValueError: a name that is not UTF-8
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             _fault("source_not_data", self._part, f"damaged Parquet file ({reason}); write it again")
 
 
 def _as_text(part: Part, column: pa.Array) -> pa.Array:
     """Values as a CSV would hold them; null is an empty cell."""
     if pa.types.is_dictionary(column.type):
+        _refuse_long_cells(part, column.dictionary)
         column = column.dictionary_decode()
-    if pa.types.is_nested(column.type):
-        _fault("source_not_data", part, f"has nested values of type {column.type}; a column holds one value per row")
     text = column.cast(pa.string()).fill_null("")
     text.validate(full=True)  # files can say that their bytes are UTF-8 when they are not
     if pc.any(pc.match_substring(text, "\0")).as_py():
         _fault("source_not_data", part, "holds NUL characters in its texts; remove them")
     return text
+
+
+def _refuse_nested(part: Part, types: Sequence[pa.DataType]) -> None:
+    for found in types:
+        if pa.types.is_nested(found):
+            _fault("source_not_data", part, f"has nested values of type {found}; a column holds one value per row")
+
+
+def _refuse_long_cells(part: Part, values: pa.Array) -> None:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if not any(is_kind(values.type) for is_kind in kinds):
+        return
+    if (pc.max(pc.binary_length(values)).as_py() or 0) > _MAX_CELL_BYTES:
+        _fault("source_not_data", part, f"holds a cell of more than {_MAX_CELL_BYTES} bytes; is it another table?")
 
 
 def schema_order(part: Part, header: Sequence[str]) -> list[int]:
