@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from readmit_bundle import (
     Bundle,
     BundleRefused,
-    Calibration,
     GoldenRow,
     Lineage,
     Manifest,
+    Platt,
     ScorerKind,
     Threshold,
     load_model,
@@ -78,7 +78,7 @@ def expected_margins(kind: ScorerKind, rows: np.ndarray) -> np.ndarray:
 
 def make(kind: ScorerKind, model_file: bytes | None = None, **changes: Any) -> Bundle:
     data = MODEL_FILES[kind] if model_file is None else model_file
-    calibration = Calibration(method="platt", a=0.9, b=-0.1)
+    calibration = Platt(a=0.9, b=-0.1)
     encoder = RowEncoder(SPEC)
     margins = expected_margins(kind, np.array([encoder.encode(values) for values in GOLDEN]))
     fields: dict[str, Any] = {
@@ -177,7 +177,7 @@ def test_missing_or_extra_files_are_refused(files: set[str]) -> None:
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda m: m.update(format_version=2), "format_version"),
+        (lambda m: m.update(format_version=1), "format_version"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("lineage"), "lineage"),
         (lambda m: m["calibration"].update(a=float("nan")), "calibration"),
@@ -220,4 +220,4 @@ def test_a_model_file_that_is_no_finite_model_of_its_kind_is_refused(kind: Score
 
 @given(margin=st.floats(allow_nan=False, allow_infinity=False), a=st.floats(1e-3, 10), b=st.floats(-10, 10))
 def test_a_calibrated_risk_is_always_a_probability(margin: float, a: float, b: float) -> None:
-    assert 0.0 <= Calibration(method="platt", a=a, b=b).risk(margin) <= 1.0
+    assert 0.0 <= Platt(a=a, b=b).risk(margin) <= 1.0

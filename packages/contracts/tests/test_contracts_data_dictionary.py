@@ -7,6 +7,7 @@ import re
 from readmit_contracts.code_tables import CODE_TABLES
 from readmit_contracts.data_dictionary import data_dictionary
 from readmit_contracts.encounter import COLUMNS, NOT_READMITTABLE
+from readmit_contracts.history import HISTORY_COLUMNS
 from readmit_contracts.icd9 import INTERVALS
 
 PAGE = data_dictionary()
@@ -19,7 +20,9 @@ def cells(line: str) -> list[str]:
 
 def test_every_column_has_one_row_with_its_rules() -> None:
     rows = {cells(line)[0]: line for line in LINES if line.startswith("| `")}
-    assert set(rows) == {f"`{column.name}`" for column in COLUMNS}
+    assert set(rows) == {f"`{column.name}`" for column in (*COLUMNS, *HISTORY_COLUMNS)}
+    for column in HISTORY_COLUMNS:
+        assert column.description in rows[f"`{column.name}`"]
     for column in COLUMNS:
         row = rows[f"`{column.name}`"]
         told = [column.description, *column.allowed, column.unit or "", column.missing_marker or "", column.table_1]

@@ -14,12 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from readmit_contracts.encounter import BY_KEY, COLUMNS, FEATURE_COLUMNS, NOT_READMITTABLE, Column, Kind
+from readmit_contracts.encounter import (
+    BY_KEY,
+    COLUMNS,
+    FEATURE_COLUMNS,
+    NOT_READMITTABLE,
+    POSITIVE_OUTCOME,
+    Column,
+    Kind,
+)
+from readmit_contracts.history import HISTORY_COLUMNS, HISTORY_KEYS
 from readmit_features import icd9
 from readmit_features.cleaning import clean_rows
-from readmit_features.frame import encode_frame, fit_spec
+from readmit_features.frame import FOLDS, encode_frame, encode_training, fit_spec
+from readmit_features.history import hide_history, with_history, without_history
 from readmit_features.row import RowEncoder
-from readmit_features.spec import FeatureSpec, NumericFeature
+from readmit_features.spec import FeatureSpec, NumericFeature, TargetFeature, TargetTable
 from readmit_features.synthetic import sample_columns
 
 KEYS = [column.key for column in COLUMNS]
@@ -29,13 +39,23 @@ KEYS = [column.key for column in COLUMNS]
 def sample() -> pd.DataFrame:
     cells = sample_columns(2_000)
     rows = clean_rows(list(zip(*cells.values(), strict=True))).rows
-    frame = pd.DataFrame(rows, columns=KEYS, dtype=object)
-    return frame[~frame["discharge_disposition_id"].isin(NOT_READMITTABLE)].reset_index(drop=True)
+    return readmittable(pd.DataFrame(rows, columns=KEYS, dtype=object))
+
+
+def readmittable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are trained on, with label and history; a third of the patients without the latter."""
+    frame = frame[~frame["discharge_disposition_id"].isin(NOT_READMITTABLE)].reset_index(drop=True)
+    frame["readmitted_30d"] = frame["readmitted"] == POSITIVE_OUTCOME
+    return hide_history(with_history(frame), 0.3)
+
+
+def labels_of(frame: pd.DataFrame) -> Any:
+    return frame["readmitted_30d"].to_numpy(dtype=np.bool_)
 
 
 @pytest.fixture(scope="module")
 def spec(sample: pd.DataFrame) -> FeatureSpec:
-    return fit_spec(sample, min_count=20)
+    return fit_spec(sample, labels_of(sample), min_count=20)
 
 
 def _values(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -54,9 +74,15 @@ def _any_value(column: Column) -> st.SearchStrategy[Any]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(rows=st.lists(st.fixed_dictionaries({c.key: _any_value(c) for c in FEATURE_COLUMNS}), min_size=1, max_size=4))
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({c.key: _any_value(c) for c in (*FEATURE_COLUMNS, *HISTORY_COLUMNS)}),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_both_forms_encode_any_row_to_the_same_bits(spec: FeatureSpec, rows: list[dict[str, Any]]) -> None:
-    frame = pd.DataFrame(rows, columns=[c.key for c in FEATURE_COLUMNS], dtype=object)
+    frame = pd.DataFrame(rows, dtype=object)
     singly = np.array([RowEncoder(spec).encode(row) for row in rows])
     assert encode_frame(spec, frame).tobytes() == singly.tobytes()
 
@@ -74,19 +100,64 @@ def test_both_forms_encode_every_row_of_the_real_data_to_the_same_bits() -> None
         lines = archive.read("diabetic_data.csv").decode().splitlines()
     cleaned = clean_rows(list(csv.reader(lines))[1:])
     assert cleaned.refused == {}
-    frame = pd.DataFrame(cleaned.rows, columns=KEYS, dtype=object)
-    spec = fit_spec(frame, min_count=200)
+    frame = readmittable(pd.DataFrame(cleaned.rows, columns=KEYS, dtype=object))
+    spec = fit_spec(frame, labels_of(frame), min_count=200)
     encoder = RowEncoder(spec)
     for start in range(0, len(frame), 10_000):
-        rows = cleaned.rows[start : start + 10_000]
-        singly = np.array([encoder.encode(dict(zip(KEYS, row, strict=True))) for row in rows])
-        assert encode_frame(spec, frame.iloc[start : start + 10_000]).tobytes() == singly.tobytes()
+        part = frame.iloc[start : start + 10_000]
+        singly = np.array([encoder.encode(values) for values in _values(part)])
+        assert encode_frame(spec, part).tobytes() == singly.tobytes()
 
 
 def test_rows_read_back_as_typed_columns_encode_the_same(sample: pd.DataFrame, spec: FeatureSpec) -> None:
-    typed = sample.astype({c.key: "Int64" if c.is_number else "str" for c in COLUMNS})
+    typed = sample.astype({c.key: "Int64" if c.is_number else "str" for c in (*COLUMNS, *HISTORY_COLUMNS)})
     assert encode_frame(spec, typed).tobytes() == encode_frame(spec, sample).tobytes()
-    assert fit_spec(typed, 20).sha256() == spec.sha256()
+    assert fit_spec(typed, labels_of(typed), 20).sha256() == spec.sha256()
+
+
+def test_a_row_without_history_is_encoded_as_one_that_hides_it(sample: pd.DataFrame, spec: FeatureSpec) -> None:
+    assert spec.reads_history
+    hidden = hide_history(sample, 1.0)
+    assert encode_frame(spec, without_history(sample)).tobytes() == encode_frame(spec, hidden).tobytes()
+    known = dict(zip(spec.names, encode_frame(spec, hidden).T, strict=True))
+    assert not known["previous_encounters.is_known"].any()
+
+
+def test_out_of_fold_encodings_do_not_know_the_labels_of_their_own_fold(sample: pd.DataFrame) -> None:
+    labels, patients = labels_of(sample), sample["patient_nbr"].to_numpy(dtype=np.int64)
+    spec = fit_spec(sample, labels, min_count=20)
+    rows, fold = encode_training(spec, sample, labels, patients)
+    start = spec.names.index(spec.targets[0].name)
+    ours = slice(start, start + len(spec.targets))
+    for held_out in range(FOLDS):
+        flipped = np.where(fold == held_out, ~labels, labels)
+        again, _ = encode_training(spec, sample, flipped, patients)
+        assert np.array_equal(again[fold == held_out, ours], rows[fold == held_out, ours])
+        assert not np.array_equal(again[fold != held_out, ours], rows[fold != held_out, ours])
+    assert len(set(zip(patients.tolist(), fold.tolist(), strict=True))) == len(set(patients.tolist()))
+    others = [at for at in range(len(spec.names)) if not ours.start <= at < ours.stop]
+    assert np.array_equal(rows[:, others], encode_frame(spec, sample)[:, others])
+
+
+def test_a_code_has_the_log_odds_of_the_finest_level_that_training_saw_often(sample: pd.DataFrame) -> None:
+    frame = pd.concat([sample] * 3, ignore_index=True)
+    frame.loc[:99, "diag_1"], frame.loc[100:109, "diag_1"] = "250.83", "250.41"
+    labels = labels_of(frame).copy()
+    labels[:99] = True
+    spec = fit_spec(frame, labels, min_count=20)
+    table = spec.tables["diag_1"]
+    at = spec.names.index("diag_1.log_odds")
+
+    def encoded(code: str | None) -> float:
+        return float(RowEncoder(spec).encode({"diag_1": code})[at])
+
+    assert table.codes["250.83"] > table.categories["250"] > table.groups["diabetes"] - 1e-9
+    assert "250.41" not in table.codes
+    assert encoded("250.83") == table.codes["250.83"]
+    assert encoded("250.41") == encoded("250.99") == table.categories["250"]
+    assert encoded("249.99") == table.groups["metabolic"]
+    assert encoded("not a code") == table.groups.get("other", table.other)
+    assert encoded(None) == table.missing
 
 
 def test_every_feature_is_exact_in_float32(sample: pd.DataFrame, spec: FeatureSpec) -> None:
@@ -117,7 +188,7 @@ def test_rare_or_new_values_of_open_and_diagnosis_columns_are_reported_once_per_
 
 
 def test_only_values_seen_often_enough_get_a_feature(sample: pd.DataFrame) -> None:
-    rare = fit_spec(sample, min_count=len(sample) + 1)
+    rare = fit_spec(sample, labels_of(sample), min_count=len(sample) + 1)
     assert all(feature.values == () for feature in rare.categorical)
 
 
@@ -135,11 +206,30 @@ def test_the_spec_survives_json_and_its_digest_notices_a_change(spec: FeatureSpe
 
 
 def test_no_identifier_race_weight_or_outcome_is_a_feature(spec: FeatureSpec) -> None:
-    used = {f.column for f in spec.numeric} | {f.column for f in spec.categorical}
-    assert not used & {"encounter_id", "patient_nbr", "race", "weight", "readmitted"}
+    assert not spec.columns & {"encounter_id", "patient_nbr", "race", "weight", "readmitted"}
 
 
-@pytest.mark.parametrize("column", ["patient_nbr", "race", "weight", "readmitted", "no_such_column"])
+def test_race_is_a_feature_only_on_request(sample: pd.DataFrame) -> None:
+    spec = fit_spec(sample, labels_of(sample), min_count=20, with_race=True)
+    assert "race=Caucasian" in spec.names
+    rows = encode_frame(spec, sample)
+    assert rows.tobytes() == np.array([RowEncoder(spec).encode(values) for values in _values(sample)]).tobytes()
+
+
+def test_a_table_that_is_missing_or_not_exact_in_float32_is_refused() -> None:
+    with pytest.raises(ValidationError, match="which is not there"):
+        FeatureSpec(numeric=(), tallies=(), categorical=(), targets=(TargetFeature(column="diag_1", table="no"),))
+    with pytest.raises(ValidationError, match="not exact in float32"):
+        TargetTable(codes={}, categories={}, groups={"diabetes": 0.1}, other=0.0, missing=0.0)
+
+
+def test_without_history_columns_the_spec_reads_none(sample: pd.DataFrame) -> None:
+    spec = fit_spec(without_history(sample), labels_of(sample), min_count=20)
+    assert not spec.reads_history
+    assert not spec.columns & set(HISTORY_KEYS)
+
+
+@pytest.mark.parametrize("column", ["patient_nbr", "weight", "readmitted", "no_such_column"])
 def test_a_spec_that_reads_what_is_no_feature_is_refused(column: str) -> None:
     with pytest.raises(ValidationError, match="is not a feature"):
         FeatureSpec(numeric=(NumericFeature(column=column, reading="number", fill=0),), tallies=(), categorical=())

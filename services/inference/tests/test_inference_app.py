@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import COLUMNS, example_encounter
+from readmit_contracts.history import HISTORY_KEYS
 from readmit_contracts.prediction import Problem
 from readmit_inference.settings import Settings
 from readmit_inference.testing import Service, promote, running, tiny_bundle
@@ -55,13 +56,29 @@ async def test_openapi_shows_the_encounter_its_example_and_every_problem(service
     document = (await service.client.get("/openapi.json")).json()
     operation = document["paths"]["/predict"]["post"]
     body = operation["requestBody"]["content"]["application/json"]
-    assert len(body["schema"]["properties"]) == len(COLUMNS) - 1
-    assert (await service.predict(body["example"])).status_code == 200
+    assert len(body["schema"]["properties"]) == len(COLUMNS)
+    assert set(body["schema"]["properties"]["history"]["properties"]) == set(HISTORY_KEYS)
+    for example in body["examples"].values():
+        assert (await service.predict(example["value"])).status_code == 200
     assert set(operation["responses"]) == {"200", "400", "413", "415", "422", "503"}
     assert operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/Prediction")
     for status in ("400", "413", "415", "422", "503"):
         assert list(operation["responses"][status]["content"]) == ["application/problem+json"]
     assert {"Problem", "FieldError", "Prediction"} <= set(document["components"]["schemas"])
+
+
+async def test_a_history_moves_the_risk_and_the_answer_says_that_it_was_used(
+    service: Service, store: MemoryStore
+) -> None:
+    await service.settle(promote(store, tiny_bundle(2), epoch=2))
+    alone = (await service.predict(example_encounter())).json()
+    first = (await service.predict({**example_encounter(), "history": {"previous_encounters": 0}})).json()
+    often = (await service.predict({**example_encounter(), "history": {"previous_encounters": 9}})).json()
+    assert [answer["used_history"] for answer in (alone, first, often)] == [False, True, True]
+    assert often["risk"] != alone["risk"]
+    wrong = await service.predict({**example_encounter(), "history": {"previous_encounters": -9}})
+    assert wrong.status_code == 422
+    assert wrong.json()["errors"][0]["field"] == "history.previous_encounters"
 
 
 def sample(name: str, **labels: str) -> float:

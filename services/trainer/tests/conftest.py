@@ -31,6 +31,9 @@ from readmit_trainer.settings import Settings
 # The fitting process imports its stand-ins by name, with the path that it is given.
 sys.path.append(str(Path(__file__).parent))
 
+#: Digests of the sample's batches, once a server holds them.
+DIGESTS: dict[int, str] = {}
+
 TYPES = ", ".join(f"{c.key} {'bigint' if c.is_number else 'text'}" for c in COLUMNS)
 KEYS = tuple(c.key for c in COLUMNS)
 
@@ -75,15 +78,33 @@ def server(encounters: pd.DataFrame) -> Iterator[str]:
                 _copy(connection, table, encounters[encounters["split"] == split])
             connection.execute(
                 "INSERT INTO clean_data.batch_info SELECT dataset_version, batch_id, count(*),"
-                " count(*) FILTER (WHERE readmitted_30d), encode(sha256(batch_id::text::bytea), 'hex')"
+                " count(*) FILTER (WHERE readmitted_30d), ''"
                 " FROM clean_data.diabetes_train GROUP BY 1, 2"
             )
+            _note_digests(connection)
             connection.execute(
                 "INSERT INTO clean_data.datasets SELECT 1, repeat('c', 64), repeat('5', 64), true, count(*)"
                 " FROM clean_data.batch_info"
             )
         apply_migrations(conninfo, "training", "readmit_trainer")
         yield conninfo
+
+
+def _note_digests(connection: psycopg.Connection[Any]) -> None:
+    """Write into `batch_info` what the ingestor would: the digest of each batch's cells as CSV."""
+    for (number,) in connection.execute("SELECT batch_id FROM clean_data.batch_info").fetchall():
+        query = (
+            f"COPY (SELECT {', '.join(KEYS)}, readmitted_30d FROM clean_data.diabetes_train"  # noqa: S608  our own names
+            f" WHERE batch_id = {number} ORDER BY encounter_id) TO STDOUT (FORMAT csv)"
+        )
+        digest = hashlib.sha256()
+        with connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
+            for block in copy:
+                digest.update(block)
+        DIGESTS[number] = digest.hexdigest()
+        connection.execute(
+            "UPDATE clean_data.batch_info SET sha256 = %s WHERE batch_id = %s", (DIGESTS[number], number)
+        )
 
 
 def _copy(connection: psycopg.Connection[Any], table: str, frame: pd.DataFrame) -> None:
@@ -98,7 +119,7 @@ def batch_event(number: int = 1, **changes: Any) -> BatchReady:
     fields: dict[str, Any] = {
         "dataset_version": 1, "content_sha256": "c" * 64, "schema_sha256": "5" * 64, "batch": number,
         "batches_total": 5, "rows": 4000, "positives": 440, "synthetic": True,
-        "batch_sha256": hashlib.sha256(str(number).encode()).hexdigest(),
+        "batch_sha256": DIGESTS.get(number, hashlib.sha256(str(number).encode()).hexdigest()),
     }  # fmt: skip
     return BatchReady.model_validate({**fields, **changes})
 
@@ -132,7 +153,8 @@ async def pool(server: str) -> AsyncIterator[AsyncConnectionPool]:
     async with AsyncConnectionPool(server, min_size=1, max_size=4, open=False) as connections:
         async with connections.connection() as connection:
             await connection.execute(
-                "TRUNCATE training.jobs, training.requests, training.request_jobs, training.inbox, training.outbox"
+                "TRUNCATE training.search_trials, training.jobs, training.requests, training.request_jobs,"
+                " training.inbox, training.outbox"
             )
         yield connections
 

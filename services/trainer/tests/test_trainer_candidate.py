@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,29 +13,37 @@ import pytest
 
 from readmit_bundle import load_model
 from readmit_contracts.events import BatchReady
+from readmit_contracts.history import HISTORY_KEYS
 from readmit_features.cleaning import clean_encounter
+from readmit_features.history import with_history
 from readmit_trainer import candidate as candidates
-from readmit_trainer.candidate import Candidate, Encoded, cleaned_values, encode, make_candidate
-from readmit_trainer.domain import FAMILIES, FamilyName
+from readmit_trainer.candidate import Candidate, Choices, Encoded, cleaned_values, encode, make_candidate
+from readmit_trainer.dataset import Training
+from readmit_trainer.domain import FAMILIES, FamilyName, Progress
 from readmit_trainer.errors import ParityBroken
-from readmit_trainer.families import FITS, Fitted
+from readmit_trainer.families import BY_NAME, Fitted
+from readmit_trainer.families.logistic_regression import LogisticRegression
+from readmit_trainer.search import Budget, Trial
+
+CHOICES = Choices(min_value_rows=100, budget=Budget(trials=2, seconds=60.0))
 
 
 @pytest.fixture(scope="module")
 def data(encounters: pd.DataFrame) -> Encoded:
-    train, validation = (encounters[encounters["split"] == split] for split in ("train", "validation"))
-    return encode(train.reset_index(drop=True), validation.reset_index(drop=True), min_value_rows=100)
+    train, validation = (
+        with_history(encounters[encounters["split"] == split].reset_index(drop=True))
+        for split in ("train", "validation")
+    )
+    return encode(Training(train, 1, ("b" * 64,)), validation, CHOICES)
 
 
-Make = Callable[[FamilyName], Candidate]
+Make = Callable[..., Candidate]
 
 
 @pytest.fixture
 def make(data: Encoded, make_event: Callable[..., BatchReady]) -> Make:
-    def made(family: FamilyName) -> Candidate:
-        return make_candidate(
-            family, data, make_event(), ("b" * 64,), code_version="test", threads=1, missed_cost=7.0
-        )  # fmt: skip
+    def made(family: FamilyName, **how: Any) -> Candidate:
+        return make_candidate(family, data, make_event(), CHOICES, code_version="test", **how)
 
     return made
 
@@ -64,35 +73,69 @@ def test_what_serving_cleans_from_a_posted_encounter_is_what_the_trainer_scored(
     model = load_model(make("lightgbm").bundle)
     singly = [values for values in cleaned_values(data.validation.head(200)) if values["diag_1"] is not None]
     for values in singly:
-        posted = {key: value for key, value in values.items() if value is not None}
+        posted: dict[str, Any] = {k: v for k, v in values.items() if v is not None and k not in HISTORY_KEYS}
+        posted["history"] = {key: values[key] for key in HISTORY_KEYS if values[key] is not None}
         cleaned = clean_encounter(posted)
         assert cleaned.errors == []
-        assert model.score_values(cleaned.values) == model.score_values(values)
+        assert model.score_values(cleaned.values | cleaned.history) == model.score_values(values)
+
+
+def test_without_history_the_model_answers_as_it_was_measured_to(make: Make, data: Encoded) -> None:
+    candidate = make("logistic_regression")
+    model = load_model(candidate.bundle)
+    values = cleaned_values(data.validation.head(50))
+    alone = [model.score_values({k: v for k, v in row.items() if k not in HISTORY_KEYS}) for row in values]
+    assert alone == pytest.approx(model.score_matrix(data.unknown_rows[:50]), abs=1e-9)
+    assert alone != pytest.approx(model.score_matrix(data.validation_rows[:50]), abs=1e-3)
+    unknown = model.manifest.without_history
+    assert unknown is not None
+    assert unknown.rows == candidate.scores.rows
+    assert unknown.auroc_low > 0.5
+
+
+def test_progress_and_trials_are_told_and_a_known_trial_is_not_made_again(make: Make) -> None:
+    told: list[Progress] = []
+    kept: list[Trial] = []
+    whole = make("logistic_regression", tell=told.append, keep=kept.append)
+    assert [one.stage for one in told] == ["searching", "searching", "searching", "fitting", "validating"]
+    assert told[2] == Progress("searching", 2, 2)
+    assert whole.trials == tuple(kept)
+    again: list[Trial] = []
+    resumed = make("logistic_regression", known=kept[:1], keep=again.append)
+    assert [trial.number for trial in again] == [1]
+    assert resumed.bundle.sha256 == whole.bundle.sha256
+
+
+def test_importances_are_shares_by_name(make: Make, data: Encoded) -> None:
+    for family in FAMILIES:
+        importances = make(family).importances
+        assert sum(importances.values()) == pytest.approx(1.0)
+        assert set(importances) <= set(data.spec.names)
+        assert list(importances.values()) == sorted(importances.values(), reverse=True)
 
 
 def test_golden_rows_are_nobodys(data: Encoded, encounters: pd.DataFrame) -> None:
     columns = list(data.golden[0])
-    real = {tuple(values.values()) for values in cleaned_values(encounters)}
-    assert not real & {tuple(values[column] for column in columns) for values in data.golden}
+    features = [column for column in columns if column in encounters]
+    real = {tuple(values[column] for column in features) for values in cleaned_values(encounters)}
+    assert not real & {tuple(values[column] for column in features) for values in data.golden}
     assert not {"encounter_id", "patient_nbr", "race", "readmitted"} & set(columns)
 
 
 def test_an_export_that_says_something_else_than_the_model_is_refused(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dishonest(rows: np.ndarray, labels: np.ndarray, threads: int) -> Fitted:
-        honest = FITS["logistic_regression"](rows, labels, threads)
-        first = rows[0].tobytes()
+    class Dishonest(LogisticRegression):
+        def fit(self, params: Any) -> Fitted:
+            honest = super().fit(params)
+            return replace(
+                honest, probabilities=lambda rows: honest.probabilities(rows) * (0.999 if len(rows) > 100 else 1.0)
+            )
 
-        def probabilities(new: np.ndarray) -> np.ndarray:
-            return honest.probabilities(new) * (1.0 if new[0].tobytes() != first and len(new) < 100 else 0.999)
-
-        return Fitted(honest.scorer, honest.model_file, honest.params, probabilities)
-
-    monkeypatch.setattr(candidates, "FITS", {"decision_tree": dishonest})
+    monkeypatch.setattr(candidates, "BY_NAME", {"decision_tree": Dishonest})
     with pytest.raises(ParityBroken, match="away from the fitted one"):
         make("decision_tree")
 
 
 def test_every_family_can_be_fitted() -> None:
-    assert set(FITS) == set(FAMILIES) == set(get_args(FamilyName))
+    assert set(BY_NAME) == set(FAMILIES) == set(get_args(FamilyName))

@@ -30,7 +30,7 @@ def test_a_job_ends_with_a_verified_bundle_and_the_event_that_points_at_it(
     server: str, settings: Settings, make_event: Event
 ) -> None:
     store = MemoryStore()
-    pipeline = Pipeline(settings, Reader(server, 1.0), store, registers)
+    pipeline = Pipeline(settings, Reader(server), store, registers)
     done = pipeline.run(FitTask(uuid4(), make_event(2), "decision_tree", "v1"))
     event = done.registered
     model = load_model(read_bundle(store.get, event.bundle))
@@ -48,12 +48,12 @@ def test_a_job_ends_with_a_verified_bundle_and_the_event_that_points_at_it(
 def test_a_store_that_is_away_is_a_transient_failure(server: str, settings: Settings, make_event: Event) -> None:
     store = MemoryStore()
     store.available = False
-    pipeline = Pipeline(settings, Reader(server, 1.0), store, registers)
+    pipeline = Pipeline(settings, Reader(server), store, registers)
     with pytest.raises(Transient):
         pipeline.run(FitTask(uuid4(), make_event(), "decision_tree", "v1"))
 
 
 def test_a_database_that_is_away_is_a_transient_failure(settings: Settings, make_event: Event) -> None:
-    pipeline = Pipeline(settings, Reader("host=127.0.0.1 port=1", 1.0), MemoryStore(), registers)
+    pipeline = Pipeline(settings, Reader("host=127.0.0.1 port=1"), MemoryStore(), registers)
     with pytest.raises(Transient, match="database not reachable"):
         pipeline.run(FitTask(uuid4(), make_event(), "decision_tree", "v1"))

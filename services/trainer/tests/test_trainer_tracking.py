@@ -7,17 +7,20 @@ import os
 from collections.abc import Callable
 from uuid import uuid4
 
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from readmit_bundle import Bundle
 from readmit_chassis.failures import Transient
 from readmit_chassis.testing import free_port
-from readmit_contracts.events import ArtifactRef, BatchReady, ValidationScores
+from readmit_contracts.events import ArtifactRef, BatchReady
+from readmit_features.history import with_history
 from readmit_trainer import tracking
-from readmit_trainer.candidate import Candidate
+from readmit_trainer.candidate import Candidate, Choices, encode, make_candidate
+from readmit_trainer.dataset import Training
 from readmit_trainer.domain import FAMILIES, FamilyName, FitTask
+from readmit_trainer.search import Budget
 from readmit_trainer.tracking import EXPERIMENT, Registered, register, wait_until_up
 
 BUNDLE = ArtifactRef(uri="s3://mlflow-artifacts/bundles/b", sha256="b" * 64, size_bytes=2)
@@ -31,13 +34,15 @@ def client(mlflow_url: str) -> MlflowClient:
 
 
 @pytest.fixture
-def candidate() -> Candidate:
-    scores = ValidationScores(
-        rows=9, positives=1, auroc=0.66, auroc_low=0.6, auroc_high=0.7, average_precision=0.2, brier=0.1,
-        calibration_error=0.01,
-    )  # fmt: skip
-    files = {"bundle.json": b"{}", "model.txt": b""}
-    return Candidate(Bundle(files), b"", scores, "f" * 64, {"max_depth": 10}, 1e-16, 1.5)
+def candidate(encounters: pd.DataFrame, make_event: Callable[..., BatchReady]) -> Candidate:
+    """A small one that was really fitted."""
+    train, validation = (
+        with_history(encounters[encounters["split"] == split].reset_index(drop=True))
+        for split in ("train", "validation")
+    )
+    choices = Choices(budget=Budget(trials=3, seconds=60.0))
+    data = encode(Training(train, 1, ("b" * 64,)), validation, choices)
+    return make_candidate("decision_tree", data, make_event(), choices, code_version="v1")
 
 
 @pytest.fixture
@@ -66,9 +71,9 @@ def test_the_families_of_a_batch_are_nested_runs_of_one_parent_and_none_stays_ru
     [parent] = {run.data.tags["mlflow.parentRunId"] for run in nested}
     assert {run.info.status for run in (*nested, client.get_run(parent))} == {"FINISHED"}
     assert {run.data.tags["family"] for run in nested} == set(FAMILIES)
-    assert nested[0].data.metrics["validation_auroc"] == 0.66
-    assert nested[0].data.metrics["export_parity"] == 1e-16
-    assert nested[0].data.params == {"max_depth": "10"}
+    assert nested[0].data.metrics["validation_auroc"] == candidate.scores.auroc
+    assert nested[0].data.metrics["export_parity"] == candidate.parity
+    assert nested[0].data.params == {name: str(value) for name, value in candidate.params.items()}
     version = client.get_model_version("diabetes_readmission_lightgbm", registered["lightgbm"].version)
     assert (version.source, version.run_id) == (BUNDLE.uri, registered["lightgbm"].run_id)
     assert version.tags["bundle_sha256"] == BUNDLE.sha256

@@ -1,10 +1,10 @@
 """The model bundle: what a trained model is, as data. Trainers pack it, serving verifies and loads it."""
 
 from readmit_bundle.archive import Bundle, pack, read_bundle, write_bundle
+from readmit_bundle.calibration import Beta, Calibration, Identity, Isotonic, Platt
 from readmit_bundle.errors import BundleRefused
 from readmit_bundle.manifest import (
     FORMAT_VERSION,
-    Calibration,
     GoldenRow,
     Lineage,
     Manifest,
@@ -16,13 +16,17 @@ from readmit_bundle.scorers import preload
 
 __all__ = [
     "FORMAT_VERSION",
+    "Beta",
     "Bundle",
     "BundleRefused",
     "Calibration",
     "GoldenRow",
+    "Identity",
+    "Isotonic",
     "Lineage",
     "Manifest",
     "Model",
+    "Platt",
     "ScorerKind",
     "Threshold",
     "load_model",

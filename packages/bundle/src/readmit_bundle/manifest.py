@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field
 
+from readmit_bundle.calibration import Calibration
 from readmit_contracts.events import Probability, Sha256, ValidationScores
 from readmit_features.spec import FeatureSpec
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 
 ScorerKind = Literal["lightgbm_text", "tree_arrays", "linear"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Calibration(_Frozen):
-    """risk = 1 / (1 + exp(-(a * margin + b))), the margin being the scorer's log-odds (Platt 1999).
-
-    `a` is positive, so calibration never changes the order of patients, nor the AUROC.
-    """
-
-    method: Literal["platt", "identity"] = "identity"
-    a: Annotated[FiniteFloat, Field(gt=0)] = 1.0
-    b: FiniteFloat = 0.0
-
-    def risk(self, margin: float) -> float:
-        """Calibrated probability of one margin."""
-        z = self.a * margin + self.b
-        if z >= 0:
-            return 1.0 / (1.0 + math.exp(-z))
-        odds = math.exp(z)
-        return odds / (1.0 + odds)
 
 
 class Threshold(_Frozen):
@@ -49,8 +30,10 @@ class Lineage(_Frozen):
     """What the model was made from, and with what."""
 
     dataset_version: Annotated[int, Field(ge=1)]
-    batch: Annotated[int, Field(ge=1, description="trained on batches 1..batch")]
-    batch_sha256: tuple[Sha256, ...]
+    first_batch: Annotated[int, Field(ge=1, description="trained on batches first_batch..batch")] = 1
+    batch: Annotated[int, Field(ge=1)]
+    batch_sha256: Annotated[tuple[Sha256, ...], Field(description="of batches 1..batch, which the history is made of")]
+    sample_fraction: Annotated[float, Field(gt=0, le=1, description="share of the training patients")] = 1.0
     content_sha256: Sha256
     schema_sha256: Sha256
     code_version: str
@@ -58,16 +41,16 @@ class Lineage(_Frozen):
 
 
 class GoldenRow(_Frozen):
-    """A cleaned encounter (by column key) and the risk that the fitted library model gave it."""
+    """A cleaned encounter (by column key, its history included) and the risk that the fitted library model gave it."""
 
     values: dict[str, str | int | None]
     risk: Probability
 
 
 class Manifest(_Frozen):
-    """Format 1."""
+    """Format 2."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     family: str
     model_name: str
     scorer: ScorerKind
@@ -77,6 +60,9 @@ class Manifest(_Frozen):
     calibration: Calibration
     threshold: Threshold
     validation: ValidationScores
+    without_history: Annotated[
+        ValidationScores | None, Field(description="scores of the same model where no history is given")
+    ] = None
     lineage: Lineage
     synthetic: bool
     golden: tuple[GoldenRow, ...]

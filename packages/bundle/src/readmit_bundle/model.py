@@ -31,7 +31,10 @@ class Model:
         return self.manifest.threshold.value
 
     def score_values(self, values: Mapping[str, Value]) -> float:
-        """Calibrated risk of one cleaned encounter (values by `Column.key`), in tens of microseconds."""
+        """Calibrated risk of one cleaned encounter (values by `Column.key`), in tens of microseconds.
+
+        The values of its history, if it is known, are among them.
+        """
         return self.manifest.calibration.risk(self.scorer.one(self.encoder.encode(values)))
 
     def score_matrix(self, rows: Floats) -> Floats:

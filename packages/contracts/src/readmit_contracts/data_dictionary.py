@@ -17,6 +17,7 @@ from readmit_contracts.encounter import (
     Kind,
 )
 from readmit_contracts.encounter_sql import Layer, column_type
+from readmit_contracts.history import HISTORY_COLUMNS
 from readmit_contracts.icd9 import INTERVALS
 
 _CITED = {
@@ -63,6 +64,12 @@ _READING = """\
 the largest value in the study, with a warning; beyond the bound a value is refused. *Missing* says what stands for it
 in the data set, and whether a cleaned row may lack the value. *At /predict* says what a request has to give."""
 
+_HISTORY = """\
+What the patient's earlier encounters say at a discharge. No column of the data set: training derives them, and
+`/predict` takes them as the optional object `history`. They are point-in-time: an encounter sees those before it in the
+order of `encounter_id`, which is an assumption, since the data set has no dates. Of an earlier outcome they use that it
+was a readmission within 30 days, which is known once the readmission has begun; never "later" or "not at all"."""
+
 _DIAGNOSES = """\
 A diagnosis is read at two levels: its category (the three digits before the point; V and two, E and three) and the
 group of the category, after table 2 of {strack}. Leading zeros that a spreadsheet has dropped are restored. A category
@@ -86,6 +93,7 @@ def data_dictionary() -> str:
         "Sources": [_list(f"{_NUMBER[document]} {cited}" for document, cited in _CITED.items())],
         "What is not known": [_UNKNOWN.format(marker=MISSING_MARKER, others=_others())],
         "Columns": [_READING, *_groups()],
+        "History": [_HISTORY, _history()],
         "Code tables": [block for table in CODE_TABLES for block in _code_table(table)],
         "Diagnosis groups": [_DIAGNOSES.format(strack=_NUMBER[Document.STRACK]), _diagnoses()],
         "Who is set apart": [_APART, _apart()],
@@ -103,11 +111,31 @@ def data_dictionary() -> str:
 def _groups() -> list[str]:
     blocks = []
     for group in Group:
+        if group is Group.HISTORY:
+            continue
         blocks += [f"### {group.value.capitalize()}", _table(
             ("column", "meaning", "type", "range", "unit", "missing", "at /predict", "feature", "source"),
             [_row(column) for column in COLUMNS if column.group is group],
         )]  # fmt: skip
     return blocks
+
+
+def _history() -> str:
+    return _table(
+        ("field", "meaning", "type", "range", "unit", "at /predict"),
+        [
+            (f"`{c.name}`", c.description, _WORDS[c.kind], _history_range(c), c.unit or "", _at_predict(c))
+            for c in HISTORY_COLUMNS
+        ],
+    )
+
+
+def _history_range(column: Column) -> str:
+    """The codes of a previous disposition are those of the disposition."""
+    if column.kind is Kind.CODE:
+        table = column.key.removeprefix("previous_")
+        return f"[{len(column.labels)} codes](#{_anchor(table)})"
+    return _range(column)
 
 
 def _row(column: Column) -> Sequence[str]:

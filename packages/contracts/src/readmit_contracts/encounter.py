@@ -39,6 +39,7 @@ class Group(StrEnum):
     DIAGNOSES = "diagnoses"
     LABORATORY = "laboratory"
     MEDICATION = "medication"
+    HISTORY = "history"
     OUTCOME = "outcome"
 
 
@@ -274,29 +275,30 @@ def json_schema() -> dict[str, Any]:
     Numbers may also be given as text, and names in any of the accepted spellings; the schema documents the canonical
     form.
     """
-    properties: dict[str, Any] = {}
-    for column in COLUMNS:
-        if column.group is Group.OUTCOME:
-            continue
-        described: dict[str, Any] = {"description": column.description + (f" [{column.unit}]" if column.unit else "")}
-        if column.kind in {Kind.COUNT, Kind.IDENTIFIER}:
-            described |= {"type": "integer", "minimum": column.low, "maximum": column.high}
-        elif column.kind is Kind.CODE:
-            described |= {"type": "integer", "enum": list(column.labels)}
-            described["description"] += ": " + "; ".join(f"{code} {label}" for code, label in column.labels.items())
-        elif column.kind is Kind.CLOSED:
-            described |= {"type": "string", "enum": list(column.allowed)}
-        else:
-            described |= {"type": "string", "minLength": 1, "maxLength": 64}
-        if column.default is not None:
-            described["default"] = column.default
-        if column.example is not None:
-            described["examples"] = [column.example]
-        properties[column.name] = described
+    inputs = [column for column in COLUMNS if column.group is not Group.OUTCOME]
     return {
         "title": "Encounter",
         "type": "object",
-        "properties": properties,
+        "properties": {column.name: column_schema(column) for column in inputs},
         "required": [column.name for column in COLUMNS if column.required],
         "examples": [example_encounter()],
     }
+
+
+def column_schema(column: Column) -> dict[str, Any]:
+    """JSON Schema of one column's value."""
+    described: dict[str, Any] = {"description": column.description + (f" [{column.unit}]" if column.unit else "")}
+    if column.kind in {Kind.COUNT, Kind.IDENTIFIER}:
+        described |= {"type": "integer", "minimum": column.low, "maximum": column.high}
+    elif column.kind is Kind.CODE:
+        described |= {"type": "integer", "enum": list(column.labels)}
+        described["description"] += ": " + "; ".join(f"{code} {label}" for code, label in column.labels.items())
+    elif column.kind is Kind.CLOSED:
+        described |= {"type": "string", "enum": list(column.allowed)}
+    else:
+        described |= {"type": "string", "minLength": 1, "maxLength": 64}
+    if column.default is not None:
+        described["default"] = column.default
+    if column.example is not None:
+        described["examples"] = [column.example]
+    return described

@@ -35,6 +35,9 @@ class Prediction(BaseModel):
     risk: Annotated[Probability, Field(description="calibrated probability of readmission within 30 days")]
     readmitted_within_30_days: Annotated[bool, Field(description="risk >= threshold")]
     threshold: Probability
+    used_history: Annotated[
+        bool, Field(description="whether the patient's history was given and the model reads it")
+    ] = False
     model: ServingModel
     warnings: list[FieldWarning]
 

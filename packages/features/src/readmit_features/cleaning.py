@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from readmit_contracts.encounter import BY_KEY, COLUMNS, MISSING_MARKERS, Column, Group, Kind, normalise_name
+from readmit_contracts.encounter import COLUMNS, MISSING_MARKERS, Column, Group, Kind, normalise_name
+from readmit_contracts.history import HISTORY, HISTORY_COLUMNS, INPUTS_BY_KEY
 from readmit_contracts.prediction import FieldError, FieldWarning
 from readmit_features import icd9
 
@@ -42,9 +43,13 @@ class Parsed:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """One encounter, read: `values` holds every column but the outcome, in schema order; use them if no `errors`."""
+    """One encounter, read: `values` holds every column but the outcome, in schema order; use them if no `errors`.
+
+    `history` holds every column of the patient's history, and nothing where none was given.
+    """
 
     values: dict[str, Value]
+    history: dict[str, Value]
     warnings: list[FieldWarning]
     errors: list[FieldError]
 
@@ -195,7 +200,7 @@ def _spellings(column: Column) -> dict[str, str]:
     }  # fmt: skip
 
 
-_SPELLINGS: Mapping[str, Mapping[str, str]] = {column.key: _spellings(column) for column in COLUMNS}
+_SPELLINGS: Mapping[str, Mapping[str, str]] = {key: _spellings(column) for key, column in INPUTS_BY_KEY.items()}
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -243,6 +248,9 @@ _BY_NAME: Mapping[str, ColumnReader] = {
 }
 _DEFAULTS: Mapping[str, Value] = {reader.key: reader.column.default for reader in _INPUTS}
 _REQUIRED: tuple[str, ...] = tuple(reader.key for reader in _INPUTS if reader.column.required)
+_HISTORY: Mapping[str, ColumnReader] = {column.key: ColumnReader(column) for column in HISTORY_COLUMNS}
+#: What a history says by itself when the patient has no earlier encounter.
+_FIRST_ENCOUNTER: Mapping[str, Value] = {"is_readmission": "No", "readmissions": 0}
 
 
 def clean_encounter(raw: Mapping[str, object]) -> Cleaned:
@@ -251,9 +259,13 @@ def clean_encounter(raw: Mapping[str, object]) -> Cleaned:
     names: dict[str, str] = {}
     warnings: list[FieldWarning] = []
     errors: list[FieldError] = []
+    history: dict[str, Value] = {}
     for name, value in raw.items():
         reader = _BY_NAME.get(name) or _BY_NAME.get(normalise_name(name))
         if reader is None:
+            if name == HISTORY:
+                history = _clean_history(value, warnings, errors)
+                continue
             warnings.append(_warning(name, value, "is not used, and was ignored"))
             continue
         key = reader.key
@@ -270,11 +282,46 @@ def clean_encounter(raw: Mapping[str, object]) -> Cleaned:
                 errors.append(field_error(key, name, value, parsed.problem))
     refused = {normalise_name(error.field) for error in errors} if errors else set()
     errors.extend(
-        field_error(key, names.get(key, BY_KEY[key].name), raw.get(names.get(key, "")), "is required")
+        field_error(key, names.get(key, INPUTS_BY_KEY[key].name), raw.get(names.get(key, "")), "is required")
         for key in _REQUIRED
         if values[key] is None and key not in refused
     )
-    return Cleaned(values, warnings, errors)
+    return Cleaned(values, history, warnings, errors)
+
+
+def _clean_history(raw: object, warnings: list[FieldWarning], errors: list[FieldError]) -> dict[str, Value]:
+    """Read the history of an encounter; fields are named `history.…` in what is said about them."""
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        allowed = f"an object with {', '.join(_HISTORY)}"
+        errors.append(FieldError(field=HISTORY, value=shown(raw), problem="is not an object", allowed=allowed))
+        return {}
+    values: dict[str, Value] = dict.fromkeys(_HISTORY)
+    refused: set[str] = set()
+    for given, value in raw.items():
+        name, reader = f"{HISTORY}.{given}", _HISTORY.get(normalise_name(str(given)))
+        if reader is None:
+            warnings.append(_warning(name, value, "is not used, and was ignored"))
+            continue
+        as_text = ("No", "Yes")[value] if isinstance(value, bool) and reader.key == "is_readmission" else value
+        parsed = reader.read(as_text)
+        values[reader.key] = parsed.value
+        if parsed.warning:
+            warnings.append(_warning(name, value, parsed.warning))
+        if parsed.problem:
+            refused.add(reader.key)
+            errors.append(field_error(reader.key, name, value, parsed.problem))
+    earlier = values["previous_encounters"]
+    if earlier is None and "previous_encounters" not in refused:
+        errors.append(field_error("previous_encounters", f"{HISTORY}.previous_encounters", None, "is required"))
+    elif earlier == 0 and not refused:
+        for key, value in values.items():
+            if key != "previous_encounters" and value is not None and value != _FIRST_ENCOUNTER.get(key):
+                problem = "contradicts previous_encounters, which is 0: leave it out"
+                errors.append(field_error(key, f"{HISTORY}.{key}", value, problem))
+        values |= _FIRST_ENCOUNTER
+    return values
 
 
 def clean_rows(rows: Sequence[Sequence[str]]) -> CleanedRows:
@@ -338,5 +385,5 @@ def _warning(name: str, value: object, message: str) -> FieldWarning:
 
 def field_error(key: str, name: str, value: object, problem: str) -> FieldError:
     """A refusal in words: what stood in which field, and what is allowed there."""
-    allowed = allowed_text(BY_KEY[key])
+    allowed = allowed_text(INPUTS_BY_KEY[key])
     return FieldError(field=str(shown(name)), value=shown(value), problem=problem, allowed=allowed)

@@ -2,23 +2,27 @@
 
 The trainer fits it on training rows (`frame.fit_spec`); it travels inside the model bundle; `row.RowEncoder` and
 `frame.encode_frame` are two readers of it that agree bit for bit. Every feature is exact in float32: whole numbers,
-halves, ones and zeros.
+halves, ones and zeros, and log-odds that were rounded to float32.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from struct import pack, unpack
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
 
-from readmit_contracts.encounter import BY_KEY
+from readmit_contracts.history import HISTORY_KEYS, INPUTS_BY_KEY
 
 OTHER = "(other)"
 MISSING = "(missing)"
 
-Reading = Literal["value", "icd9_group", "icd9_category"]
+Reading = Literal["value", "icd9_group"]
+
+#: Kept for audit; a feature only where the trainer was told so.
+AUDITED = "race"
 
 
 class _Frozen(BaseModel):
@@ -26,11 +30,29 @@ class _Frozen(BaseModel):
 
 
 class NumericFeature(_Frozen):
-    """One number: the column's value, or the middle of its band (`[50-60)` is 55). `fill` stands for missing."""
+    """One number: the column's value, the middle of its band (`[50-60)` is 55), or whether it is known (1, else 0).
+
+    `fill` stands for missing.
+    """
 
     column: str
-    reading: Literal["number", "band_middle"]
+    reading: Literal["number", "band_middle", "is_known"]
     fill: FiniteFloat
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}.is_known" if self.reading == "is_known" else self.column
+
+
+class DifferenceFeature(_Frozen):
+    """One number: `column` minus `subtracted`; 0 where either is missing."""
+
+    column: str
+    subtracted: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}-{self.subtracted}"
 
 
 class TallyFeature(_Frozen):
@@ -54,26 +76,86 @@ class CategoricalFeature(_Frozen):
         return tuple(f"{label}={value}" for value in (*self.values, OTHER, MISSING))
 
 
+class TargetTable(_Frozen):
+    """Log-odds of readmission by diagnosis code, each shrunk towards its category, and that towards its group.
+
+    A code that is not in `codes` has the log-odds of its category, or of its group, or `other`.
+    """
+
+    codes: dict[str, FiniteFloat]
+    categories: dict[str, FiniteFloat]
+    groups: dict[str, FiniteFloat]
+    other: FiniteFloat
+    missing: FiniteFloat
+
+    @model_validator(mode="after")
+    def _is_exact_in_float32(self) -> Self:
+        for value in (*self.codes.values(), *self.categories.values(), *self.groups.values(), self.other, self.missing):
+            if unpack("f", pack("f", value))[0] != value:
+                raise ValueError(f"{value!r} is not exact in float32")
+        return self
+
+
+class TargetFeature(_Frozen):
+    """One number: what the table of that name says of the column's code."""
+
+    column: str
+    table: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}.log_odds" if self.table == self.column else f"{self.column}.log_odds_{self.table}"
+
+
 class FeatureSpec(_Frozen):
-    """The ordered features: numbers first, then tallies, then the blocks of the categorical ones."""
+    """The ordered features: numbers, differences, tallies, target encodings, then blocks of the categorical ones."""
 
     numeric: tuple[NumericFeature, ...]
+    differences: tuple[DifferenceFeature, ...] = ()
     tallies: tuple[TallyFeature, ...]
+    targets: tuple[TargetFeature, ...] = ()
     categorical: tuple[CategoricalFeature, ...]
+    tables: dict[str, TargetTable] = {}
 
     @model_validator(mode="after")
     def _reads_only_features(self) -> Self:
-        columns = [f.column for f in self.numeric] + [f.column for f in self.categorical]
-        for column in {*columns, *(column for tally in self.tallies for column in tally.columns)}:
-            if column not in BY_KEY or not BY_KEY[column].is_feature:
+        for column in self.columns:
+            known = INPUTS_BY_KEY.get(column)
+            if known is None or not (known.is_feature or column == AUDITED):
                 raise ValueError(f"{column} is not a feature of the encounter schema")
+        for target in self.targets:
+            if target.table not in self.tables:
+                raise ValueError(f"{target.name} reads the table {target.table}, which is not there")
         return self
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Keys of all columns that are read."""
+        return frozenset(
+            [
+                *(feature.column for feature in self.numeric),
+                *(column for feature in self.differences for column in (feature.column, feature.subtracted)),
+                *(column for feature in self.tallies for column in feature.columns),
+                *(feature.column for feature in self.targets),
+                *(feature.column for feature in self.categorical),
+            ]
+        )
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether the patient's earlier encounters matter."""
+        return not self.columns.isdisjoint(HISTORY_KEYS)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Name of every encoded number, in order."""
-        heads = [f.column for f in self.numeric] + [f.name for f in self.tallies]
-        return (*heads, *(name for feature in self.categorical for name in feature.names))
+        return (
+            *(feature.name for feature in self.numeric),
+            *(feature.name for feature in self.differences),
+            *(feature.name for feature in self.tallies),
+            *(feature.name for feature in self.targets),
+            *(name for feature in self.categorical for name in feature.names),
+        )
 
     def sha256(self) -> str:
         """Digest of the canonical JSON form."""

@@ -72,13 +72,16 @@ def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Answere
     if serving is None:
         raise NoModel("No model has been promoted yet, or it is still loading. Try again in a few seconds.")
     model = serving.model
-    risk = model.score_values(cleaned.values)
+    history = cleaned.history
+    values = cleaned.values | history if history else cleaned.values
+    risk = model.score_values(values)
     prediction = Prediction(
         prediction_id=uuid4(),
         risk=risk,
         readmitted_within_30_days=risk >= model.threshold,
         threshold=model.threshold,
+        used_history=bool(history) and model.manifest.feature_spec.reads_history,
         model=serving.named,
-        warnings=[*cleaned.warnings, *model.encoder.unseen(cleaned.values)],
+        warnings=[*cleaned.warnings, *model.encoder.unseen(values)],
     )
     return Answered(prediction, cleaned.values, serving)

@@ -10,7 +10,8 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from readmit_contracts.encounter import example_encounter, json_schema
+from readmit_contracts.encounter import example_encounter
+from readmit_contracts.history import HISTORY, example_history, request_schema
 from readmit_contracts.prediction import Prediction
 from readmit_inference import metrics
 from readmit_inference.champion import Champion
@@ -37,7 +38,18 @@ _VERDICTS = {verdict: metrics.PREDICTIONS.labels(str(verdict).lower()) for verdi
 _OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": json_schema(), "example": example_encounter()}},
+        "content": {
+            "application/json": {
+                "schema": request_schema(),
+                "examples": {
+                    "encounter": {"summary": "An encounter", "value": example_encounter()},
+                    "with_history": {
+                        "summary": "An encounter of a patient who was here before",
+                        "value": example_encounter() | {HISTORY: example_history()},
+                    },
+                },
+            }
+        },
     }
 }
 
@@ -51,7 +63,8 @@ def prediction_router(champion: Champion, max_body_bytes: int, log: PredictionLo
         """Risk of readmission within 30 days of discharge for one encounter. Not for clinical use.
 
         Names may be written with hyphens or underscores and in any case, numbers as text, ages as `[50-60)` or `50-60`.
-        Fields that the model does not use are allowed.
+        Fields that the model does not use are allowed. What is known of the patient's earlier encounters goes into
+        `history`; without it, the risk is that of a patient of unknown history.
         """
         started = time.perf_counter()
         try:
@@ -105,7 +118,15 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
             "promoted": serving.promoted.model_dump(mode="json", include={"action", "decided_at", "reason"}),
             "features": len(manifest.feature_spec.names),
             **manifest.model_dump(
-                mode="json", include={"threshold", "calibration", "validation", "lineage", "feature_spec_sha256"}
+                mode="json",
+                include={
+                    "threshold",
+                    "calibration",
+                    "validation",
+                    "without_history",
+                    "lineage",
+                    "feature_spec_sha256",
+                },
             ),
         }
 

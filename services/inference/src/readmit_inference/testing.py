@@ -19,7 +19,7 @@ import httpx
 import lightgbm
 import numpy as np
 
-from readmit_bundle import Bundle, Calibration, GoldenRow, Lineage, Manifest, Threshold, load_model, pack, write_bundle
+from readmit_bundle import Bundle, GoldenRow, Lineage, Manifest, Platt, Threshold, load_model, pack, write_bundle
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore
 from readmit_contracts.encounter import COLUMNS, DOSES, FEATURE_COLUMNS, SPECIALTIES, Kind, example_encounter
@@ -35,10 +35,14 @@ _NO_DIGEST = "0" * 64
 
 
 def tiny_spec() -> FeatureSpec:
-    """All counts, the age, one closed, one open and one diagnosis column."""
+    """All counts, the age, how often the patient was here, one closed, one open and one diagnosis column."""
     counts = [NumericFeature(column=c.key, reading="number", fill=0.0) for c in COLUMNS if c.kind is Kind.COUNT]
     return FeatureSpec(
-        numeric=(*counts, NumericFeature(column="age", reading="band_middle", fill=65.0)),
+        numeric=(
+            *counts,
+            NumericFeature(column="age", reading="band_middle", fill=65.0),
+            NumericFeature(column="previous_encounters", reading="number", fill=0.0),
+        ),
         tallies=(),
         categorical=(
             CategoricalFeature(column="insulin", reading="value", values=DOSES),
@@ -67,7 +71,7 @@ def tiny_bundle(
         model_sha256=hashlib.sha256(model_file).hexdigest(),
         feature_spec=spec,
         feature_spec_sha256=spec.sha256(),
-        calibration=Calibration(method="platt", a=1.0, b=0.1),
+        calibration=Platt(a=1.0, b=0.1),
         threshold=Threshold(value=0.125, statement="missing a readmission costs 7 times a needless follow-up"),
         validation=ValidationScores(
             rows=10, positives=1, auroc=0.6, auroc_low=0.5, auroc_high=0.7, average_precision=0.2, brier=0.1,

@@ -17,6 +17,15 @@ FAMILIES: tuple[FamilyName, ...] = ("lightgbm", "decision_tree", "logistic_regre
 #: How a request for training ends.
 Outcome = Literal["done", "unchanged", "failed"]
 
+#: Where an attempt is.
+Stage = Literal["reading", "encoding", "searching", "fitting", "validating", "registering"]
+
+#: Why an attempt ended without a model.
+FailureCode = Literal[
+    "timeout", "memory_limit", "worker_died", "bad_data", "digest_mismatch", "one_class", "missing_column",
+    "unknown_schema", "database_away", "mlflow_away", "s3_away", "disk_full", "parity", "bug",
+]  # fmt: skip
+
 MAX_ATTEMPTS = 3
 
 
@@ -45,6 +54,16 @@ class FitFailed:
 
     transient: bool
     reason: str
+    code: FailureCode = "bug"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt is: its stage and, where a stage has countable steps, how many are done of how many."""
+
+    stage: Stage
+    done: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

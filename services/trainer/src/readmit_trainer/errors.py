@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from readmit_trainer.domain import FailureCode
+
 
 class AttemptFailed(Exception):  # noqa: N818  says what happened
     """One attempt at a job ended without a model: counted, tried again a few times."""
@@ -17,6 +19,10 @@ class FitTimeout(AttemptFailed):
 
 class BadTrainingData(Exception):  # noqa: N818
     """The rows are not what the event announced, or nothing can be learned from them."""
+
+    def __init__(self, message: str, code: FailureCode = "bad_data") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class NothingToTrainOn(Exception):  # noqa: N818

@@ -1,4 +1,4 @@
-"""One job from beginning to end: read, encode, fit, export, store, register."""
+"""One job from beginning to end: read, encode, search, fit, export, store, register."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from readmit_bundle import write_bundle
 from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import ObjectStore, S3Store
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
-from readmit_trainer.candidate import Candidate, Encoded, encode, make_candidate
+from readmit_features.spec import FeatureSpec
+from readmit_trainer.candidate import Candidate, Choices, Encoded, encode, make_candidate
 from readmit_trainer.dataset import Reader
-from readmit_trainer.domain import FitDone, FitTask, model_name
+from readmit_trainer.domain import FitDone, FitTask, Progress, model_name
 from readmit_trainer.evidence import write_evidence
+from readmit_trainer.search import Budget
 from readmit_trainer.settings import Settings
 from readmit_trainer.tracking import Registered, register, wait_until_up
+from readmit_trainer.trials import NoShelf, PostgresShelf, TrialShelf
 
 _MLFLOW_WAIT_S = 120.0
+
+Tell = Callable[[Progress], None]
+#: The trials of a job's search by a feature spec.
+Trials = Callable[[FitTask, FeatureSpec], TrialShelf]
 
 Register = Callable[[FitTask, Candidate, ArtifactRef, ArtifactRef], Registered]
 
@@ -27,22 +34,33 @@ Register = Callable[[FitTask, Candidate, ArtifactRef, ArtifactRef], Registered]
 class Pipeline:
     """Runs jobs one after the other and keeps the last batch's encoded rows, which its three families share."""
 
-    def __init__(self, settings: Settings, reader: Reader, store: ObjectStore, register: Register) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reader: Reader,
+        store: ObjectStore,
+        register: Register,
+        trials: Trials = lambda _task, _spec: NoShelf(),
+    ) -> None:
         self._settings = settings
         self._reader = reader
         self._store = store
         self._register = register
-        self._encoded: tuple[str, tuple[str, ...], Encoded] | None = None
+        self._trials = trials
+        self._choices = choices(settings)
+        self._encoded: tuple[str, Encoded] | None = None
 
-    def run(self, task: FitTask) -> FitDone:
+    def run(self, task: FitTask, tell: Tell = lambda _: None) -> FitDone:
         """Make and register the candidate. Raises Transient while a part is away; run it again then."""
         settings, event = self._settings, task.batch
         with threadpool_limits(settings.threads):
-            digests, data = self._data(task)
+            data = self._data(task, tell)
+            shelf = self._trials(task, data.spec)
             candidate = make_candidate(
-                task.family, data, event, digests,
-                code_version=task.code_version, threads=settings.threads, missed_cost=settings.missed_readmission_cost,
+                task.family, data, event, self._choices,
+                code_version=task.code_version, known=shelf.known(), keep=shelf.keep, tell=tell,
             )  # fmt: skip
+        tell(Progress("registering"))
         bundle = write_bundle(self._store.put, f"s3://{settings.bucket}/bundles", candidate.bundle)
         evidence = write_evidence(self._store.put, settings.bucket, candidate.evidence)
         registered = self._register(task, candidate, bundle, evidence)
@@ -61,17 +79,32 @@ class Pipeline:
         )
         return FitDone(fact, candidate.fit_seconds)
 
-    def _data(self, task: FitTask) -> tuple[tuple[str, ...], Encoded]:
+    def _data(self, task: FitTask, tell: Tell) -> Encoded:
         key = f"{task.batch.content_sha256}/{task.batch.batch_sha256}/{task.batch.batch}"
         if self._encoded is None or self._encoded[0] != key:
             self._encoded = None  # free the old rows before the new ones come
+            tell(Progress("reading"))
             try:
-                train, digests = self._reader.train(task.batch)
+                train = self._reader.train(task.batch)
                 validation = self._reader.validation(task.batch)
             except psycopg.OperationalError as error:
                 raise Transient(f"database not reachable: {error}") from error
-            self._encoded = (key, digests, encode(train, validation, self._settings.min_value_rows))
-        return self._encoded[1], self._encoded[2]
+            tell(Progress("encoding"))
+            self._encoded = (key, encode(train, validation, self._choices))
+        return self._encoded[1]
+
+
+def choices(settings: Settings) -> Choices:
+    """What the settings say about every model."""
+    return Choices(
+        min_value_rows=settings.min_value_rows,
+        hidden_history=settings.hidden_history,
+        include_race=settings.include_race,
+        threads=settings.threads,
+        missed_cost=settings.missed_readmission_cost,
+        sample_fraction=settings.sample_fraction,
+        budget=Budget(settings.search_trials, settings.search_seconds),
+    )
 
 
 def open_pipeline(settings: Settings) -> Pipeline:
@@ -86,5 +119,9 @@ def open_pipeline(settings: Settings) -> Pipeline:
             connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (str(task.job_id),))
             return register(client, task, candidate, bundle, evidence)
 
-    reader = Reader(conninfo, settings.sample_fraction)
-    return Pipeline(settings, reader, S3Store(settings.s3), register_once)
+    reader = Reader(conninfo, settings.sample_fraction, settings.window_batches)
+
+    def trials(task: FitTask, spec: FeatureSpec) -> TrialShelf:
+        return PostgresShelf(conninfo, task.job_id, spec.sha256())
+
+    return Pipeline(settings, reader, S3Store(settings.s3), register_once, trials)

@@ -28,6 +28,16 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1)] = 2
     #: Share of the training patients that are used, chosen by a hash of the patient.
     sample_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    #: Train on the rows of so many batches, the newest ones; none: on all batches 1..k. History reaches further back.
+    window_batches: Annotated[int | None, Field(ge=1)] = None
+    #: Trials of the search for hyperparameters, per batch and family; 1: the family's starting point alone.
+    search_trials: Annotated[int, Field(ge=1)] = 8
+    #: No new trial begins after so many seconds of one search.
+    search_seconds: Annotated[float, Field(ge=0)] = 600.0
+    #: Share of the training patients whose history the model does not see, so that it knows what to say without one.
+    hidden_history: Annotated[float, Field(ge=0, le=1)] = 0.3
+    #: Whether race is a feature. It is kept for audit either way.
+    include_race: bool = False
     #: A fit that runs longer is killed; it counts as a failed attempt.
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     #: A value gets a feature of its own when at least so many training rows hold it.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from readmit_bundle import Calibration
 from readmit_contracts.events import ValidationScores
+from readmit_trainer.calibration import apply, choose
 from readmit_trainer.errors import BadTrainingData
 
 Floats = NDArray[np.float64]
@@ -26,9 +26,15 @@ _BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """Calibrated risks of the validation rows, the map that made them, and their scores."""
+    """Calibrated risks of the validation rows, the map that made them, and their scores.
+
+    `losses`: cross-validated log loss (nats) of each map that was tried. `held_out`: rows that the map was not fitted
+    on, shape (n,).
+    """
 
     calibration: Calibration
+    losses: Mapping[str, float]
+    held_out: Labels
     risks: Floats
     scores: ValidationScores
 
@@ -48,31 +54,38 @@ def log_odds(probabilities: Floats) -> Floats:
 def validate(probabilities: Floats, labels: Labels, patients: Keys, threshold: float) -> Validated:
     """Calibrate on one half of the patients; report what depends on the risks' size on the other, ranking on all.
 
-    Platt's map has a positive slope, so it changes no rank: the AUROC is the same before and after it.
+    A map turns no two patients round, so the AUROC before it is the AUROC after it, but for ties.
     Raises BadTrainingData when one half lacks a class.
     """
     fitting_half = patients % np.uint64(2) == 0
     for half in (labels[fitting_half], labels[~fitting_half]):
         if not half.any() or half.all():
-            raise BadTrainingData("a half of the validation patients has readmissions only, or none: too few rows")
+            raise BadTrainingData(
+                "a half of the validation patients has readmissions only, or none: too few rows", "one_class"
+            )
     margins = log_odds(probabilities)
-    calibration = fit_platt(margins[fitting_half], labels[fitting_half])
-    risks = np.array([calibration.risk(margin) for margin in margins.tolist()])
+    chosen = choose(margins[fitting_half], labels[fitting_half], patients[fitting_half])
+    risks = apply(chosen.calibration, margins)
+    scores = score(risks, labels, patients, ~fitting_half, threshold)
+    return Validated(chosen.calibration, chosen.losses, ~fitting_half, risks, scores)
+
+
+def score(risks: Floats, labels: Labels, patients: Keys, held_out: Labels, threshold: float) -> ValidationScores:
+    """Scores of calibrated risks: what depends on their size on the held-out rows, ranking on all."""
     low, high = auroc_interval(risks, labels, patients)
-    held_out, truth = risks[~fitting_half], labels[~fitting_half]
-    scores = ValidationScores(
+    outside, truth = risks[held_out], labels[held_out]
+    return ValidationScores(
         rows=len(labels),
         positives=int(labels.sum()),
         auroc=float(roc_auc_score(labels, risks)),
         auroc_low=low,
         auroc_high=high,
         average_precision=float(average_precision_score(labels, risks)),
-        brier=float(np.mean((held_out - truth) ** 2)),
-        calibration_error=calibration_error(held_out, truth),
+        brier=float(np.mean((outside - truth) ** 2)),
+        calibration_error=calibration_error(outside, truth),
         threshold=threshold,
-        **at_threshold(held_out, truth, threshold),
+        **at_threshold(outside, truth, threshold),
     )
-    return Validated(calibration, risks, scores)
 
 
 def at_threshold(risks: Floats, labels: Labels, threshold: float) -> dict[str, float | None]:
@@ -84,15 +97,6 @@ def at_threshold(risks: Floats, labels: Labels, threshold: float) -> dict[str, f
         "recall": hits / int(labels.sum()),
         "alert_rate": float(flagged.mean()),
     }
-
-
-def fit_platt(margins: Floats, labels: Labels) -> Calibration:
-    """Platt's map by maximum likelihood; the identity when its slope would not be positive."""
-    if np.ptp(margins) == 0:
-        return Calibration()
-    model = LogisticRegression(C=np.inf).fit(margins.reshape(-1, 1), labels)
-    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    return Calibration(method="platt", a=slope, b=intercept) if slope > 0 else Calibration()
 
 
 def calibration_error(risks: Floats, labels: Labels) -> float:

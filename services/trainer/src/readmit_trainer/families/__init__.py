@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 
 from readmit_trainer.domain import FamilyName
-from readmit_trainer.families import decision_tree, lightgbm, logistic_regression
-from readmit_trainer.families.fitted import Fit, Fitted
+from readmit_trainer.families.decision_tree import DecisionTree
+from readmit_trainer.families.fitted import Family, Fitted, TrainingRows
+from readmit_trainer.families.lightgbm import LightGbm
+from readmit_trainer.families.logistic_regression import LogisticRegression
 
-FITS: Mapping[FamilyName, Fit] = {
-    "lightgbm": lightgbm.fit,
-    "decision_tree": decision_tree.fit,
-    "logistic_regression": logistic_regression.fit,
+BY_NAME: Mapping[FamilyName, type[Family]] = {
+    "lightgbm": LightGbm,
+    "decision_tree": DecisionTree,
+    "logistic_regression": LogisticRegression,
 }
 
-__all__ = ["FITS", "Fit", "Fitted"]
+__all__ = ["BY_NAME", "Family", "Fitted", "TrainingRows"]

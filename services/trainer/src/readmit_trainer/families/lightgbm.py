@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import lightgbm
 import numpy as np
 
-from readmit_trainer.families.fitted import SEED, Fitted, Floats, Labels
+from readmit_trainer.families.fitted import SEED, Fitted, Floats, FoldScore, Params, TrainingRows
 
-# Log-loss without reweighting the rare class, so that probabilities stay honest; many small, well-fed, regularised
-# trees, since most of the signal is additive and the rest is noise.
-_PARAMS: dict[str, float | int | str] = {
-    "objective": "binary",
-    "learning_rate": 0.03,
-    "num_leaves": 15,
-    "min_child_samples": 100,
-    "feature_fraction": 0.3,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "lambda_l2": 10.0,
-}
-_TREES = 500
+if TYPE_CHECKING:
+    import optuna
+
+# The search takes large steps and stops by itself; the last fit takes small ones, and as many more.
+_SEARCH_RATE, _RATE = 0.06, 0.03
+_MAX_TREES, _PATIENCE = 600, 40
 
 
-def fit(rows: Floats, labels: Labels, threads: int) -> Fitted:
-    """Fit; the model file is LightGBM's own text format."""
-    fixed = {"seed": SEED, "deterministic": True, "force_row_wise": True, "verbosity": -1, "num_threads": threads}
-    data = lightgbm.Dataset(rows, labels.astype(np.float64))
-    booster = lightgbm.train({**_PARAMS, **fixed}, data, num_boost_round=_TREES)
+class LightGbm:
+    """Log-loss without reweighting the rare class, so that probabilities stay honest."""
 
-    def probabilities(new_rows: Floats) -> Floats:
-        return np.asarray(booster.predict(new_rows, num_threads=threads), dtype=np.float64)
+    start: ClassVar[Params] = {"num_leaves": 15, "min_child_samples": 20, "feature_fraction": 0.5, "lambda_l2": 1.0}
 
-    return Fitted("lightgbm_text", booster.model_to_string().encode(), {**_PARAMS, "num_trees": _TREES}, probabilities)
+    def __init__(self, data: TrainingRows) -> None:
+        self._data = data
+        self._fixed: dict[str, Any] = {
+            "objective": "binary", "bagging_fraction": 0.8, "bagging_freq": 1, "seed": SEED, "deterministic": True,
+            "force_row_wise": True, "feature_pre_filter": False, "verbosity": -1, "num_threads": data.threads,
+        }  # fmt: skip
+
+    def suggest(self, trial: optuna.Trial) -> Params:
+        """Size of the trees, and how much they are held back."""
+        return {
+            "num_leaves": trial.suggest_int("num_leaves", 7, 63, log=True),
+            "min_child_samples": trial.suggest_int("min_child_samples", 10, 300, log=True),
+            "feature_fraction": trial.suggest_float("feature_fraction", 0.2, 1.0),
+            "lambda_l2": trial.suggest_float("lambda_l2", 0.1, 50.0, log=True),
+        }
+
+    def score_fold(self, params: Params, held_out: int) -> FoldScore:
+        """Stops when the held-out loss no longer falls; `num_trees` is the best number, at the last fit's rate."""
+        train, held = self._folds[held_out]
+        booster = lightgbm.train(
+            {**self._fixed, **params, "learning_rate": _SEARCH_RATE}, train, num_boost_round=_MAX_TREES,
+            valid_sets=[held], callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
+        )  # fmt: skip
+        trees = round(booster.best_iteration * _SEARCH_RATE / _RATE)
+        loss = booster.best_score["valid_0"]["binary_logloss"]
+        return FoldScore(float(loss), {**params, "num_trees": trees})
+
+    def settle(self, params: Params, folds: Sequence[Params]) -> Params:
+        """The median number of trees: a fold that stops late must not decide alone."""
+        trees = int(np.median([int(fold["num_trees"]) for fold in folds]))
+        return {**params, "num_trees": max(1, trees)}
+
+    def fit(self, params: Params) -> Fitted:
+        """The model file is LightGBM's own text format."""
+        told = {**params, "learning_rate": _RATE}
+        trees = int(told.pop("num_trees"))
+        booster = lightgbm.train({**self._fixed, **told}, self._binned, num_boost_round=trees)
+        threads = self._data.threads
+
+        def probabilities(rows: Floats) -> Floats:
+            return np.asarray(booster.predict(rows, num_threads=threads), dtype=np.float64)
+
+        gains = np.asarray(booster.feature_importance("gain"), dtype=np.float64)
+        shown = {**told, "num_trees": trees, "bagging_fraction": self._fixed["bagging_fraction"]}
+        return Fitted("lightgbm_text", booster.model_to_string().encode(), shown, probabilities, gains)
+
+    @cached_property
+    def _binned(self) -> lightgbm.Dataset:
+        # Bins are made without looking at labels, so that folds may share them: a search bins once.
+        return lightgbm.Dataset(
+            self._data.rows, self._data.labels.astype(np.float64), params=self._fixed, free_raw_data=False
+        ).construct()
+
+    @cached_property
+    def _folds(self) -> list[tuple[lightgbm.Dataset, lightgbm.Dataset]]:
+        parts = []
+        for held_out in range(self._data.folds):
+            out = self._data.fold == held_out
+            inside, outside = (np.flatnonzero(where).tolist() for where in (~out, out))
+            parts.append((self._binned.subset(inside).construct(), self._binned.subset(outside).construct()))
+        return parts

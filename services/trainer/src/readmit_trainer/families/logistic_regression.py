@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression as Regression
 
-from readmit_trainer.families.fitted import Fitted, Floats, Labels
+from readmit_trainer.families.fitted import Fitted, Floats, FoldScore, Labels, Params, TrainingRows, log_loss
 
-_PARAMS: dict[str, float | int | str] = {"C": 0.01, "solver": "lbfgs", "max_iter": 300}
+if TYPE_CHECKING:
+    import optuna
+
+_FIXED: Params = {"solver": "lbfgs", "max_iter": 300}
 
 
-def fit(rows: Floats, labels: Labels, threads: int) -> Fitted:  # noqa: ARG001  the worker bounds BLAS's threads
-    """Fit; the model file is the coefficients, the scaling folded in."""
+class LogisticRegression:
+    """The scaling is part of the fit, and folded into the coefficients afterwards."""
+
+    start: ClassVar[Params] = {"C": 0.01}
+
+    def __init__(self, data: TrainingRows) -> None:
+        self._data = data
+
+    def suggest(self, trial: optuna.Trial) -> Params:
+        """The inverse of the penalty."""
+        return {"C": trial.suggest_float("C", 1e-4, 1.0, log=True)}
+
+    def score_fold(self, params: Params, held_out: int) -> FoldScore:
+        """One regression on the other folds."""
+        rows, labels, held_rows, held_labels = self._data.split(held_out)
+        probabilities = _regress(rows, labels, params).probabilities(held_rows)
+        return FoldScore(log_loss(held_labels, probabilities), params)
+
+    def settle(self, params: Params, folds: Sequence[Params]) -> Params:  # noqa: ARG002  nothing is settled
+        """As suggested."""
+        return params
+
+    def fit(self, params: Params) -> Fitted:
+        """The model file is the coefficients, for features that are not scaled."""
+        return _regress(self._data.rows, self._data.labels, params)
+
+
+def _regress(rows: Floats, labels: Labels, params: Params) -> Fitted:
     centre, scale = rows.mean(axis=0), rows.std(axis=0)
     scale[scale == 0] = 1.0
-    model = LogisticRegression(**_PARAMS).fit((rows - centre) / scale, labels)
+    model = Regression(**_FIXED, **params).fit((rows - centre) / scale, labels)
     coefficients = model.coef_[0] / scale
-    linear = {
-        "intercept": float(model.intercept_[0] - coefficients @ centre),
-        "coefficients": coefficients.tolist(),
-    }
+    intercept = float(model.intercept_[0] - coefficients @ centre)
+    file = {"intercept": intercept, "coefficients": coefficients.tolist()}
 
     def probabilities(new_rows: Floats) -> Floats:
         return np.asarray(model.predict_proba((new_rows - centre) / scale)[:, 1], dtype=np.float64)
 
-    return Fitted("linear", json.dumps(linear).encode(), _PARAMS, probabilities)
+    importances = np.abs(model.coef_[0])
+    return Fitted("linear", json.dumps(file).encode(), {**_FIXED, **params}, probabilities, importances)
