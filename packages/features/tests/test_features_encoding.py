@@ -254,3 +254,19 @@ def test_a_missing_number_is_filled_with_the_median(sample: pd.DataFrame, spec: 
     assert row["num_medications"] == sample["num_medications"].median()
     assert row["age"] == 65.0
     assert BY_KEY["age"].is_feature
+
+
+def test_numbers_beyond_what_training_hardly_saw_are_read_as_the_outermost_that_it_did(
+    sample: pd.DataFrame, spec: FeatureSpec
+) -> None:
+    encoder = RowEncoder(spec)
+
+    def encoded(**values: Any) -> dict[str, float]:
+        return dict(zip(spec.names, encoder.encode(values), strict=True))
+
+    seen = sample["number_emergency"].max()
+    assert encoded(number_emergency=500)["number_emergency"] <= seen < 500
+    assert encoded(number_emergency=1)["number_emergency"] == 1
+    apart = "number_inpatient-previous_number_inpatient"
+    assert abs(encoded(number_inpatient=300, previous_number_inpatient=0)[apart]) < 300
+    assert encoded(number_inpatient=2)[apart] == 0

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from readmit_contracts.encounter import Group
 from readmit_contracts.prediction import Prediction
 from readmit_ui.app import make_app, preferred
 from readmit_ui.clients import Services, Trouble
@@ -89,9 +90,12 @@ async def test_the_form_is_understood_by_the_real_inference_service(tmp_path: Pa
         assert answer.model.synthetic
         assert answer.warnings == []
 
+        seen_before = {"previous_encounters": 2}
         for field in form:
+            told = seen_before if field.column.group is Group.HISTORY else {}
             for _, value in field.choices:
-                taken = await services.predict(encounter_of([*form], [value if f is field else f.value for f in form]))
+                entered = [value if f is field else told.get(f.column.key, f.value) for f in form]
+                taken = await services.predict(encounter_of(form, entered))
                 assert isinstance(taken, Prediction), (field.column.name, value)
 
         refused = await services.predict(example | {"age": "old"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from readmit_contracts.encounter import COLUMNS, DRUG_KEYS, Group, Kind, example_encounter
+from readmit_contracts.history import HISTORY_COLUMNS, HISTORY_KEYS, example_history
 from readmit_ui.form import COMMON_DRUGS, GROUPS, UNKNOWN, Control, encounter_of, fields, is_common
 from readmit_ui.spanish import SPANISH
 from readmit_ui.texts import ENGLISH, Texts
@@ -15,7 +16,8 @@ both = pytest.mark.parametrize("texts", [ENGLISH, SPANISH], ids=lambda texts: te
 @both
 def test_the_form_holds_every_column_that_a_person_knows(texts: Texts) -> None:
     keys = [field.column.key for field in fields(texts)]
-    assert keys == [c.key for c in COLUMNS if c.group not in {Group.IDENTITY, Group.OUTCOME}]
+    asked = [c.key for c in COLUMNS if c.group not in {Group.IDENTITY, Group.OUTCOME}]
+    assert keys == [*asked, *HISTORY_KEYS]
     assert {field.column.group for field in fields(texts)} == set(GROUPS) == set(texts.groups)
 
 
@@ -54,6 +56,14 @@ def test_only_fields_that_may_be_missing_offer_unknown(texts: Texts) -> None:
         assert offered == (may_be_missing and field.control in {Control.CHOICE, Control.CHOICE_OR_TEXT})
 
 
+def test_what_is_entered_of_the_history_goes_into_its_own_object() -> None:
+    form = fields(ENGLISH)
+    told = {column.key: column.example for column in HISTORY_COLUMNS}
+    encounter = encounter_of(form, [told.get(field.column.key, field.value) for field in form])
+    assert encounter["history"] == example_history()
+    assert not set(HISTORY_KEYS) & set(encounter)
+
+
 def test_empty_fields_are_left_out_and_number_boxes_give_whole_numbers() -> None:
     form = fields(ENGLISH)
     values: dict[str, str | int | float | None] = {field.column.name: field.value for field in form}
@@ -78,7 +88,7 @@ def test_the_common_drugs_are_in_sight_and_the_other_fifteen_folded_away() -> No
 
 def test_spanish_names_everything_itself() -> None:
     inputs = [c for c in COLUMNS if c.group in GROUPS]
-    assert {c.key for c in inputs} == set(SPANISH.labels)
+    assert {c.key for c in (*inputs, *HISTORY_COLUMNS)} == set(SPANISH.labels)
     for column in inputs:
         assert set(SPANISH.codes.get(column.key, {})) == set(column.labels)
     for name in ("groups", "troubles", "tables", "columns", "states", "families"):

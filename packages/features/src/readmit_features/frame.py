@@ -47,11 +47,7 @@ def fit_spec(frame: pd.DataFrame, labels: Labels, min_count: int, *, with_race: 
     columns: list[Column] = [*FEATURE_COLUMNS, *(HISTORY_COLUMNS if has_history else ())]
     if with_race:
         columns.append(INPUTS_BY_KEY[AUDITED])
-    numeric = [
-        NumericFeature(column=c.key, reading="number", fill=_median(frame[c.key].astype("Float64")))
-        for c in columns
-        if c.kind is Kind.COUNT
-    ]
+    numeric = [_number(frame, c.key) for c in columns if c.kind is Kind.COUNT]
     age = NumericFeature(column="age", reading="band_middle", fill=_median(frame["age"].map(band_middle, "ignore")))
     numeric.append(age)
     if has_history:
@@ -69,9 +65,7 @@ def fit_spec(frame: pd.DataFrame, labels: Labels, min_count: int, *, with_race: 
     targets = _targets(has_history)
     return FeatureSpec(
         numeric=tuple(numeric),
-        differences=(DifferenceFeature(column="number_inpatient", subtracted="previous_number_inpatient"),)
-        if has_history
-        else (),
+        differences=(_difference(frame, "number_inpatient", "previous_number_inpatient"),) if has_history else (),
         tallies=(
             TallyFeature(name="drugs_given", columns=DRUG_KEYS, values=("Steady", "Up", "Down")),
             TallyFeature(name="drugs_changed", columns=DRUG_KEYS, values=("Up", "Down")),
@@ -96,7 +90,7 @@ def encode_frame(spec: FeatureSpec, frame: pd.DataFrame) -> Floats:
     at = len(spec.numeric)
     for difference in spec.differences:
         apart = _whole(frame, difference.column) - _whole(frame, difference.subtracted)
-        rows[:, at] = apart.fillna(0).to_numpy(dtype=np.float64)
+        rows[:, at] = apart.fillna(0).clip(difference.low, difference.high).to_numpy(dtype=np.float64)
         at += 1
     for tally in spec.tallies:
         for column in tally.columns:
@@ -134,6 +128,17 @@ def encode_training(
     return rows, fold
 
 
+def _number(frame: pd.DataFrame, key: str) -> NumericFeature:
+    values = frame[key].astype("Float64")
+    low, high = _usual(values)
+    return NumericFeature(column=key, reading="number", fill=_median(values), low=low, high=high)
+
+
+def _difference(frame: pd.DataFrame, key: str, subtracted: str) -> DifferenceFeature:
+    low, high = _usual((_whole(frame, key) - _whole(frame, subtracted)).fillna(0))
+    return DifferenceFeature(column=key, subtracted=subtracted, low=low, high=high)
+
+
 def _targets(has_history: bool) -> tuple[TargetFeature, ...]:
     singly = (*_DIAGNOSES, _PREVIOUS_DIAGNOSIS) if has_history else _DIAGNOSES
     own = [TargetFeature(column=column, table=column) for column in singly]
@@ -162,7 +167,8 @@ def _numbers(frame: pd.DataFrame, numeric: NumericFeature) -> Floats:
         return np.asarray(values.notna(), dtype=np.float64)
     if numeric.reading == "band_middle":
         values = values.map({band: band_middle(band) for band in INPUTS_BY_KEY[numeric.column].allowed})
-    return np.asarray(values.astype("Float64").fillna(numeric.fill).to_numpy(dtype=np.float64))
+    numbers = values.astype("Float64").fillna(numeric.fill).to_numpy(dtype=np.float64)
+    return np.asarray(np.clip(numbers, numeric.low, numeric.high))
 
 
 def _log_odds(table: TargetTable, codes: pd.Series) -> Floats:
@@ -177,6 +183,15 @@ def _levels(values: pd.Series, reading: Reading) -> pd.Series:
         values = values.astype("Int64")
     read = READINGS.get(reading, str)
     return values.astype("category").map(lambda value: read(str(value)), "ignore").astype("object")
+
+
+def _usual(values: pd.Series) -> tuple[float, float]:
+    """Between which numbers all but the outermost thousandth on each side lie, itself numbers that were seen."""
+    known = np.sort(values.dropna().to_numpy(dtype=np.float64))
+    if not len(known):
+        return 0.0, 0.0
+    beyond = len(known) // 1000
+    return float(known[beyond]), float(known[-1 - beyond])
 
 
 def _median(values: pd.Series) -> float:

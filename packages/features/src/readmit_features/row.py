@@ -48,10 +48,11 @@ class RowEncoder:
             elif feature.reading == "is_known":
                 head.append(0.0 if value is None else 1.0)
             else:
-                head.append(feature.fill if value is None else float(value))
+                head.append(feature.fill if value is None else min(max(float(value), feature.low), feature.high))
         for difference in self.spec.differences:
             value, subtracted = get(difference.column), get(difference.subtracted)
-            head.append(0.0 if value is None or subtracted is None else float(value) - float(subtracted))
+            apart = 0.0 if value is None or subtracted is None else float(value) - float(subtracted)
+            head.append(min(max(apart, difference.low), difference.high))
         for columns, counted in self._tallies:
             head.append(float(sum(map(counted.__contains__, map(get, columns)))))
         for column, encoded in self._targets:

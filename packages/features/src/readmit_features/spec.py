@@ -32,12 +32,15 @@ class _Frozen(BaseModel):
 class NumericFeature(_Frozen):
     """One number: the column's value, the middle of its band (`[50-60)` is 55), or whether it is known (1, else 0).
 
-    `fill` stands for missing.
+    `fill` stands for missing. Numbers beyond `low` and `high` are read as these: what training hardly saw must not
+    carry a linear model away.
     """
 
     column: str
     reading: Literal["number", "band_middle", "is_known"]
     fill: FiniteFloat
+    low: FiniteFloat = -1e9
+    high: FiniteFloat = 1e9
 
     @property
     def name(self) -> str:
@@ -45,10 +48,12 @@ class NumericFeature(_Frozen):
 
 
 class DifferenceFeature(_Frozen):
-    """One number: `column` minus `subtracted`; 0 where either is missing."""
+    """One number: `column` minus `subtracted`, kept within `low` and `high`; 0 where either is missing."""
 
     column: str
     subtracted: str
+    low: FiniteFloat = -1e9
+    high: FiniteFloat = 1e9
 
     @property
     def name(self) -> str:

@@ -56,7 +56,7 @@ class Choices:
     threads: int = 1
     missed_cost: float = 7.0
     sample_fraction: float = 1.0
-    budget: Budget = Budget(trials=8, seconds=600.0)  # noqa: RUF009  frozen
+    budget: Budget = Budget(trials=6, seconds=600.0)  # noqa: RUF009  frozen
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     #: Train on the rows of so many batches, the newest ones; none: on all batches 1..k. History reaches further back.
     window_batches: Annotated[int | None, Field(ge=1)] = None
     #: Trials of the search for hyperparameters, per batch and family; 1: the family's starting point alone.
-    search_trials: Annotated[int, Field(ge=1)] = 8
+    search_trials: Annotated[int, Field(ge=1)] = 6
     #: No new trial begins after so many seconds of one search.
     search_seconds: Annotated[float, Field(ge=0)] = 600.0
     #: Share of the training patients whose history the model does not see, so that it knows what to say without one.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from readmit_contracts.encounter import COLUMNS, DRUG_KEYS, Column, Group, Kind
+from readmit_contracts.history import HISTORY, HISTORY_COLUMNS
 from readmit_ui.texts import Texts
 
-#: The order of the original's form.
-GROUPS = (Group.DEMOGRAPHICS, Group.ADMISSION, Group.STAY, Group.DIAGNOSES, Group.LABORATORY, Group.MEDICATION)
+#: The order of the original's form; what is known of earlier encounters stands last, folded away.
+GROUPS = (
+    Group.DEMOGRAPHICS, Group.ADMISSION, Group.STAY, Group.DIAGNOSES, Group.LABORATORY, Group.MEDICATION, Group.HISTORY,
+)  # fmt: skip
 
 #: What is nearly always asked about; the other drugs are folded away.
 COMMON_DRUGS = (
@@ -21,6 +24,7 @@ COMMON_DRUGS = (
 UNKNOWN = ""
 
 Value = str | int | float | None
+Encounter = dict[str, "str | int | float | Encounter"]
 
 
 class Control(StrEnum):
@@ -45,8 +49,9 @@ class Field:
 
 
 def fields(texts: Texts) -> tuple[Field, ...]:
-    """Every column that a person fills in, prefilled with the example, in schema order."""
-    return tuple(_field(column, texts) for column in COLUMNS if column.group in GROUPS)
+    """Every column that a person fills in, in schema order: prefilled with the example, the history left empty."""
+    filled = tuple(_field(column, texts) for column in COLUMNS if column.group in GROUPS)
+    return (*filled, *(replace(_field(column, texts), value=None) for column in HISTORY_COLUMNS))
 
 
 def is_common(field: Field) -> bool:
@@ -54,25 +59,32 @@ def is_common(field: Field) -> bool:
     return field.column.key not in DRUG_KEYS or field.column.key in COMMON_DRUGS
 
 
-def encounter_of(form: Sequence[Field], values: Sequence[Value]) -> dict[str, str | int | float]:
-    """The encounter to post: one value per field in the form's order; what was left empty is left out."""
-    encounter: dict[str, str | int | float] = {}
+def encounter_of(form: Sequence[Field], values: Sequence[Value]) -> Encounter:
+    """The encounter to post: one value per field in the form's order; what was left empty is left out.
+
+    So is the history, when nothing of it was entered.
+    """
+    encounter: Encounter = {}
+    history: Encounter = {}
     for field, entered in zip(form, values, strict=True):
         value = entered.strip() if isinstance(entered, str) else entered
         if value is not None and value != UNKNOWN:
             # Number boxes give 3 as 3.0.
             whole = isinstance(value, float) and value.is_integer()
-            encounter[field.column.name] = int(value) if whole else value
-    return encounter
+            into = history if field.column.group is Group.HISTORY else encounter
+            into[field.column.name] = int(value) if whole else value
+    return encounter | {HISTORY: history} if history else encounter
 
 
 def _field(column: Column, texts: Texts) -> Field:
-    unknown = () if column.required or column.default is not None else ((texts.unknown, UNKNOWN),)
+    insists = column.required or column.default is not None
+    unknown = () if insists else ((texts.unknown, UNKNOWN),)
     choices: tuple[tuple[str, str | int], ...] = ()
     match column.kind:
         case Kind.CODE:
             control = Control.CHOICE
             choices = tuple((f"{code} - {texts.code(column.key, code)}", code) for code in column.labels)
+            choices = (*unknown, *choices)
         case Kind.CLOSED:
             control = Control.CHOICE
             choices = (*unknown, *((texts.value(column.key, value), value) for value in column.allowed))

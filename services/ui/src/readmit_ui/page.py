@@ -66,6 +66,11 @@ def _patient_tab(texts: Texts, services: Services) -> gr.HTML:
 
 
 def _group(group: Group, members: list[Field], controls: dict[str, Any], texts: Texts) -> None:
+    if group is Group.HISTORY:
+        with gr.Accordion(texts.groups[group], open=False, elem_id="history"):
+            gr.HTML(f'<p class="rm-serving">{texts.history_note}</p>', padding=False)
+            _rows(members, controls)
+        return
     with gr.Column(elem_classes="rm-group"):
         gr.HTML(f"<h3>{texts.groups[group]}</h3>", padding=False)
         _rows((field for field in members if is_common(field)), controls)

@@ -21,6 +21,7 @@ class Texts:
     tab_patient: str
     tab_loop: str
     groups: Mapping[Group, str]
+    history_note: str
     labels: Mapping[str, str]
     hints: Mapping[str, str]
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -79,7 +80,8 @@ class Texts:
 
     def code(self, key: str, code: int) -> str:
         """What one code of a code table means."""
-        return self.codes.get(key, {}).get(code) or BY_KEY[key].labels[code]
+        table = key.removeprefix("previous_")
+        return self.codes.get(table, {}).get(code) or BY_KEY[table].labels[code]
 
 
 ENGLISH = Texts(
@@ -98,7 +100,9 @@ ENGLISH = Texts(
         Group.DIAGNOSES: "Diagnoses",
         Group.LABORATORY: "Laboratory",
         Group.MEDICATION: "Medication",
+        Group.HISTORY: "Earlier encounters of the patient (optional)",
     },
+    history_note="Makes the risk more precise. Leave all empty if nothing is known; write 0 for a first stay.",
     labels={
         "race": "Race",
         "gender": "Sex",
@@ -124,6 +128,13 @@ ENGLISH = Texts(
         "a1cresult": "HbA1c (%)",
         "change": "Diabetes medication changed",
         "diabetesmed": "Diabetes medication prescribed",
+        "previous_encounters": "Earlier encounters",
+        "is_readmission": "Readmitted within 30 days now",
+        "readmissions": "30-day readmissions, this one included",
+        "previous_time_in_hospital": "Days in hospital last time",
+        "previous_number_inpatient": "Inpatient visits before that, one year",
+        "previous_discharge_disposition_id": "Discharged to last time",
+        "previous_diag_1": "Primary diagnosis last time",
     },
     hints={"diag_1": "ICD-9-CM, such as 428 or 250.83", "diag_2": "may stay empty", "diag_3": "may stay empty"},
     values={

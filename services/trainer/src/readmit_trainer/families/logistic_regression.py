@@ -14,13 +14,17 @@ from readmit_trainer.families.fitted import Fitted, Floats, FoldScore, Labels, P
 if TYPE_CHECKING:
     import optuna
 
+# A feature that hardly varies in training may vary more later (a payer that only then was recorded): divided by a tiny
+# deviation it would carry the margin away. With this floor it weighs little, and the penalty holds its coefficient.
+_LEAST_SCALE = 0.3
+
 _FIXED: Params = {"solver": "lbfgs", "max_iter": 300}
 
 
 class LogisticRegression:
     """The scaling is part of the fit, and folded into the coefficients afterwards."""
 
-    start: ClassVar[Params] = {"C": 0.01}
+    start: ClassVar[Params] = {"C": 0.003}
 
     def __init__(self, data: TrainingRows) -> None:
         self._data = data
@@ -46,7 +50,7 @@ class LogisticRegression:
 
 def _regress(rows: Floats, labels: Labels, params: Params) -> Fitted:
     centre, scale = rows.mean(axis=0), rows.std(axis=0)
-    scale[scale == 0] = 1.0
+    scale = np.maximum(scale, _LEAST_SCALE)
     model = Regression(**_FIXED, **params).fit((rows - centre) / scale, labels)
     coefficients = model.coef_[0] / scale
     intercept = float(model.intercept_[0] - coefficients @ centre)
