@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
 import pandas as pd
@@ -73,12 +75,18 @@ def test_the_families_of_a_batch_are_nested_runs_of_one_parent_and_none_stays_ru
     assert {run.data.tags["family"] for run in nested} == set(FAMILIES)
     assert nested[0].data.metrics["validation_auroc"] == candidate.scores.auroc
     assert nested[0].data.metrics["export_parity"] == candidate.parity
-    assert nested[0].data.params == {name: str(value) for name, value in candidate.params.items()}
+    told = nested[0].data.params
+    assert {name: told[name] for name in candidate.params} == {n: str(v) for n, v in candidate.params.items()}
     version = client.get_model_version("diabetes_readmission_lightgbm", registered["lightgbm"].version)
     assert (version.source, version.run_id) == (BUNDLE.uri, registered["lightgbm"].run_id)
     assert version.tags["bundle_sha256"] == BUNDLE.sha256
     assert version.tags["synthetic"] == "true"
-    assert [file.path for file in client.list_artifacts(registered["lightgbm"].run_id)] == ["bundle.json"]
+    assert "# diabetes_readmission_decision_tree" in version.description
+    files = {file.path for file in client.list_artifacts(registered["lightgbm"].run_id)}
+    assert {"bundle.json", "MLmodel", "lineage.json", "model_card.md", "subgroups.json", "plots"} <= files
+    pictures = client.list_artifacts(registered["lightgbm"].run_id, "plots")
+    assert len(pictures) == 7
+    assert all(picture.file_size > 5_000 for picture in pictures)
 
 
 @pytest.mark.stack
@@ -138,3 +146,64 @@ def test_an_mlflow_that_is_away_is_a_transient_failure(
         wait_until_up(url, 0.0)
     with pytest.raises(Transient, match="MLflow"):
         register(MlflowClient(tracking_uri=url, registry_uri=url), make_task("lightgbm"), candidate, BUNDLE, EVIDENCE)
+
+
+@pytest.mark.stack
+def test_every_trial_of_the_search_is_a_run_below_its_family_once(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    task = make_task("decision_tree")
+    run_id = register(client, task, candidate, BUNDLE, EVIDENCE).run_id
+    register(client, task, candidate, BUNDLE, EVIDENCE)
+    trials = {int(run.data.tags["readmit.trial"]): run for run in runs(client, "readmit.trial_of", str(task.job_id))}
+    assert sorted(trials) == [trial.number for trial in candidate.trials]
+    for trial in candidate.trials:
+        run = trials[trial.number]
+        assert (run.info.status, run.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+        assert run.data.params == {name: str(value) for name, value in trial.params.items()}
+        assert run.data.metrics.get("log_loss") == trial.value
+
+
+@pytest.mark.stack
+def test_a_reader_gets_from_a_model_version_to_the_rows_that_trained_it(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    task = make_task("decision_tree")
+    registered = register(client, task, candidate, BUNDLE, EVIDENCE)
+    version = client.get_model_version("diabetes_readmission_decision_tree", registered.version)
+    run = client.get_run(version.run_id)
+    folder = client.download_artifacts(run.info.run_id, "lineage.json")
+    told = json.loads(Path(folder).read_text())
+    assert told["batch_sha256"] == list(candidate.manifest.lineage.batch_sha256)
+    assert "dataset_version = 1 AND batch_id BETWEEN 1 AND 1" in told["rows_in_sql"]
+    assert told["bundle"]["sha256"] == version.tags["bundle_sha256"] == BUNDLE.sha256
+    [shown] = run.inputs.dataset_inputs
+    assert shown.dataset.name == "dataset 1, batches 1 to 1"
+    assert json.loads(shown.dataset.profile)["num_rows"] == candidate.training_rows
+
+
+@pytest.mark.stack
+def test_scores_have_intervals_and_the_originals_names_are_there(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    figures = client.get_run(
+        register(client, make_task("decision_tree"), candidate, BUNDLE, EVIDENCE).run_id
+    ).data.metrics
+    for name in ("auroc", "average_precision", "brier", "calibration_error"):
+        assert figures[f"validation_{name}_low"] <= figures[f"validation_{name}_high"]
+    assert figures["validation_auroc_low"] < figures["validation_auroc"] < figures["validation_auroc_high"]
+    assert {"accuracy", "precision", "recall", "f1_score", "roc_auc", "single_row_microseconds"} <= set(figures)
+    assert figures["roc_auc"] == candidate.scores.auroc
+
+
+@pytest.mark.stack
+def test_the_learning_curve_goes_on_from_the_batches_before(
+    client: MlflowClient, candidate: Candidate, make_event: Callable[..., BatchReady]
+) -> None:
+    content = f"{uuid4().hex}{uuid4().hex}"
+    tasks = [FitTask(uuid4(), make_event(k, content_sha256=content), "decision_tree", "v1") for k in (1, 2, 3)]
+    sizes = []
+    for task in tasks:
+        run_id = register(client, task, candidate, BUNDLE, EVIDENCE).run_id
+        sizes.append(Path(client.download_artifacts(run_id, "plots/learning_curve.png")).read_bytes())
+    assert len(set(sizes)) == 3

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from readmit_trainer.domain import decision_threshold
@@ -16,35 +13,11 @@ from readmit_trainer.errors import BadTrainingData
 from readmit_trainer.evidence import evidence_bytes, patient_keys, write_evidence
 from readmit_trainer.validation import (
     at_threshold,
-    auroc_interval,
     calibration_error,
     hashed,
     log_odds,
     validate,
-    weighted_aurocs,
 )
-
-
-def brute_auroc(risks: list[float], labels: list[bool], weights: list[int]) -> float:
-    """Every pair of a positive and a negative row, one by one."""
-    won = pairs = 0.0
-    for risk, label, weight in zip(risks, labels, weights, strict=True):
-        for other, negative, times in zip(risks, labels, weights, strict=True):
-            if label and not negative:
-                pairs += weight * times
-                won += weight * times * (1.0 if risk > other else 0.5 if risk == other else 0.0)
-    return won / pairs if pairs else float("nan")
-
-
-row = st.tuples(st.sampled_from([0.1, 0.2, 0.2000001, 0.5, 0.9]), st.booleans(), st.integers(0, 3))
-
-
-@settings(deadline=None)
-@given(rows=st.lists(row, min_size=1, max_size=25))
-def test_the_weighted_auroc_is_that_of_all_pairs(rows: list[tuple[float, bool, int]]) -> None:
-    risks, labels, weights = (list(column) for column in zip(*rows, strict=True))
-    area = weighted_aurocs(np.array(risks), np.array(labels), np.array([weights]))[0]
-    assert area == pytest.approx(brute_auroc(risks, labels, weights), nan_ok=True)
 
 
 def population(rows: int, seed: int, rows_per_patient: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,20 +26,6 @@ def population(rows: int, seed: int, rows_per_patient: int = 1) -> tuple[np.ndar
     truth = random.normal(size=patients.max() + 1)[patients]
     labels = random.random(patients.max() + 1)[patients] < 1 / (1 + np.exp(2 - truth))  # rows of a patient agree
     return 1 / (1 + np.exp(2 - truth - 0.3 * random.normal(size=rows))), labels, patient_keys(patients)
-
-
-def test_the_interval_holds_the_auroc_and_widens_when_rows_belong_to_few_patients() -> None:
-    risks, labels, patients = population(4_000, 1, rows_per_patient=8)
-    low, high = auroc_interval(risks, labels, patients)
-    assert low < roc_auc_score(labels, risks) < high
-    alone_low, alone_high = auroc_interval(risks, labels, hashed(range(4_000), b"alone"))
-    assert high - low > 2 * (alone_high - alone_low)
-
-
-def test_an_interval_over_a_full_validation_split_takes_seconds_at_most() -> None:
-    started = time.perf_counter()
-    auroc_interval(*population(15_000, 2))
-    assert time.perf_counter() - started < 10
 
 
 def test_calibration_mends_risks_that_are_all_too_high_and_keeps_their_order() -> None:

@@ -14,9 +14,10 @@ from readmit_chassis.s3 import ObjectStore, S3Store
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
 from readmit_features.spec import FeatureSpec
 from readmit_trainer.candidate import Candidate, Choices, Encoded, encode, make_candidate
-from readmit_trainer.dataset import Reader
+from readmit_trainer.dataset import LABEL, Reader
 from readmit_trainer.domain import FitDone, FitTask, Progress, model_name
 from readmit_trainer.evidence import write_evidence
+from readmit_trainer.preprocessor import PREPROCESSOR_KEY, preprocessor_bytes
 from readmit_trainer.search import Budget
 from readmit_trainer.settings import Settings
 from readmit_trainer.tracking import Registered, register, wait_until_up
@@ -91,6 +92,10 @@ class Pipeline:
                 raise Transient(f"database not reachable: {error}") from error
             tell(Progress("encoding"))
             self._encoded = (key, encode(train, validation, self._choices))
+            if task.batch.batch == task.batch.batches_total:
+                labels = train.frame[LABEL].to_numpy(dtype=bool)
+                content = preprocessor_bytes(train.frame, labels)
+                self._store.put(f"s3://{self._settings.bucket}/{PREPROCESSOR_KEY}", content)
         return self._encoded[1]
 
 

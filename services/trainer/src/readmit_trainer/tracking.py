@@ -1,19 +1,22 @@
-"""What MLflow is told: a run per batch, a nested run per family, a registered model version.
+"""What MLflow is told: a run per batch, a nested run per family and below it per trial, a registered model version.
 
 Everything is looked up by its tags before it is made, so an attempt that died half-way is completed, not doubled.
 """
 
 from __future__ import annotations
 
+import json
 import random
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from readmit_bundle.archive import MANIFEST_FILE
@@ -21,11 +24,17 @@ from readmit_chassis.failures import Transient
 from readmit_contracts.events import ArtifactRef
 from readmit_trainer.candidate import Candidate
 from readmit_trainer.domain import FitTask, model_name
+from readmit_trainer.plots import LearningPoint, pictures
+from readmit_trainer.report import Report, describe, lineage, model_card, originals, signature
+from readmit_trainer.resampling import Interval
+from readmit_trainer.subgroups import as_dicts, as_markdown
 
 EXPERIMENT = "diabetes_readmission_experiment"
 JOB_TAG = "readmit.job_id"
 _PARENT_TAG = "mlflow.parentRunId"
 _BATCH_TAG = "readmit.batch_run"
+_TRIAL_TAG = "readmit.trial_of"
+_CURVE_TAG = "readmit.learning_curve"
 _ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
 _AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"})
 
@@ -56,14 +65,25 @@ def register(
     client: MlflowClient, task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: ArtifactRef
 ) -> Registered:
     """Log the nested run and register the model version, once per job. Raises Transient while MLflow is away."""
+    report = describe(candidate)
     try:
         experiment = _experiment(client)
         parent = _parent_run(client, experiment, task)
         tags = _tags(task, candidate, bundle, evidence)
         run_id = _run(client, experiment, JOB_TAG, str(task.job_id), task.family, {_PARENT_TAG: parent})
-        client.log_batch(run_id, _metrics(candidate), _params(candidate), [RunTag(*tag) for tag in tags.items()])
-        client.log_text(run_id, candidate.bundle.files[MANIFEST_FILE].decode(), MANIFEST_FILE)
-        version = _model_version(client, task, run_id, bundle, tags)
+        client.log_batch(
+            run_id, _metrics(candidate, report), _params(candidate), [RunTag(*tag) for tag in tags.items()]
+        )
+        client.log_inputs(run_id, datasets=[_dataset(task, candidate)])
+        curve = _learning_curve(client, experiment, task, candidate, report)
+        with tempfile.TemporaryDirectory(prefix="readmit-run-") as folder:
+            for name, content in _files(candidate, report, bundle, evidence, curve).items():
+                path = Path(folder, name)
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            client.log_artifacts(run_id, folder)
+        _trial_runs(client, experiment, task, run_id, candidate)
+        version = _model_version(client, task, run_id, bundle, tags, model_card(candidate, report))
         for ended in (run_id, parent):  # the parent ends again with each family, so it never runs with nobody in it
             client.set_terminated(ended, "FINISHED")
     except MlflowException as error:
@@ -110,7 +130,7 @@ def _run(client: MlflowClient, experiment: str, tag: str, value: str, name: str,
 
 
 def _model_version(
-    client: MlflowClient, task: FitTask, run_id: str, bundle: ArtifactRef, tags: Mapping[str, str]
+    client: MlflowClient, task: FitTask, run_id: str, bundle: ArtifactRef, tags: Mapping[str, str], card: str
 ) -> str:
     name = model_name(task.family)
     try:
@@ -120,7 +140,7 @@ def _model_version(
             raise
     found = client.search_model_versions(f"name = '{name}' and tags.`{JOB_TAG}` = '{task.job_id}'")
     made = found[0] if found else client.create_model_version(
-        name, bundle.uri, run_id, tags={JOB_TAG: str(task.job_id), **tags}, await_creation_for=0
+        name, bundle.uri, run_id, tags={JOB_TAG: str(task.job_id), **tags}, description=card, await_creation_for=0
     )  # fmt: skip
     return str(made.version)
 
@@ -132,6 +152,7 @@ def _tags(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: Ar
         "batch": str(task.batch.batch),
         "synthetic": str(task.batch.synthetic).lower(),
         "code_version": task.code_version,
+        _CURVE_TAG: _curve(task),
         "feature_spec_sha256": candidate.spec_sha256,
         "bundle_uri": bundle.uri,
         "bundle_sha256": bundle.sha256,
@@ -140,13 +161,109 @@ def _tags(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: Ar
     }
 
 
-def _metrics(candidate: Candidate) -> list[Metric]:
+def _trial_runs(client: MlflowClient, experiment: str, task: FitTask, run_id: str, candidate: Candidate) -> None:
+    """One ended run per trial of the search, below the family's run."""
+    found = client.search_runs([experiment], f"tags.`{_TRIAL_TAG}` = '{task.job_id}'", max_results=1000)
+    there = {run.data.tags["readmit.trial"]: run for run in found}
+    for trial in candidate.trials:
+        known = there.get(str(trial.number))
+        if known is not None and known.info.status == "FINISHED":
+            continue
+        tags = {_TRIAL_TAG: str(task.job_id), "readmit.trial": str(trial.number), _PARENT_TAG: run_id}
+        run = known or client.create_run(experiment, tags=tags, run_name=f"trial-{trial.number}-{trial.state}")
+        now_ms = int(time.time() * 1000)
+        losses = [Metric("fold_log_loss", loss, now_ms, fold) for fold, loss in enumerate(trial.losses)]
+        figures = {"seconds": trial.seconds} | ({} if trial.value is None else {"log_loss": trial.value})
+        client.log_batch(
+            run.info.run_id,
+            [*losses, *(Metric(name, figure, now_ms, 0) for name, figure in figures.items())],
+            [Param(name, str(value)) for name, value in trial.params.items()],
+            [RunTag("state", trial.state)],
+        )
+        client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def _learning_curve(
+    client: MlflowClient, experiment: str, task: FitTask, candidate: Candidate, report: Report
+) -> list[LearningPoint]:
+    """What this family reached on the batches before, and on this one."""
+    now = LearningPoint(task.batch.batch, candidate.training_rows, report.scores["auroc"])
+    points = {now.batch: now}
+    for run in client.search_runs([experiment], f"tags.`{_CURVE_TAG}` = '{_curve(task)}'", max_results=1000):
+        batch, figures = int(run.data.tags["batch"]), run.data.metrics
+        names = ("validation_auroc", "validation_auroc_low", "validation_auroc_high", "training_rows")
+        if batch < now.batch and all(name in figures for name in names):
+            value, low, high, rows = (figures[name] for name in names)
+            points[batch] = LearningPoint(batch, int(rows), Interval(value, low, high))
+    return [points[batch] for batch in sorted(points)]
+
+
+def _curve(task: FitTask) -> str:
+    return f"{task.batch.content_sha256}-{task.family}-{task.code_version}"
+
+
+def _dataset(task: FitTask, candidate: Candidate) -> DatasetInput:
+    """The training rows, as MLflow shows data: named, with a digest, and where they lie."""
+    event, made = task.batch, candidate.manifest.lineage
+    name = f"dataset {event.dataset_version}, batches {made.first_batch} to {made.batch}"
+    source = {"table": "clean_data.diabetes_train", "batch_sha256": list(made.batch_sha256)}
+    profile = {"num_rows": candidate.training_rows, "content_sha256": event.content_sha256}
+    dataset = Dataset(name, event.batch_sha256[:36], "postgresql", json.dumps(source), profile=json.dumps(profile))
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def _files(
+    candidate: Candidate, report: Report, bundle: ArtifactRef, evidence: ArtifactRef, curve: list[LearningPoint]
+) -> dict[str, bytes]:
+    """The run's artifacts by path."""
+    drawn = pictures(
+        candidate.risks, candidate.labels, candidate.held_out, candidate.manifest.threshold.value, report.scores,
+        candidate.importances, curve,
+    )  # fmt: skip
+    return {
+        MANIFEST_FILE: candidate.bundle.files[MANIFEST_FILE],
+        "MLmodel": signature(candidate.manifest).encode(),
+        "lineage.json": _json(lineage(candidate, bundle, evidence)),
+        "model_card.md": model_card(candidate, report).encode(),
+        "subgroups.json": _json(as_dicts(report.audit)),
+        "subgroups.md": as_markdown(report.audit).encode(),
+        "importances.json": _json(dict(candidate.importances)),
+        **{f"plots/{name}": content for name, content in drawn.items()},
+    }
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, indent=1).encode()
+
+
+def _metrics(candidate: Candidate, report: Report) -> list[Metric]:
     scores = candidate.scores.model_dump(exclude_none=True)
-    figures = {f"validation_{name}": figure for name, figure in scores.items()}
-    figures |= {"fit_seconds": candidate.fit_seconds, "export_parity": candidate.parity}
+    figures: dict[str, float] = {f"validation_{name}": figure for name, figure in scores.items()}
+    for name, score in report.scores.items():
+        figures |= {f"validation_{name}_low": score.low, f"validation_{name}_high": score.high}
+    alone = candidate.manifest.without_history
+    if alone is not None:
+        figures |= {"without_history_auroc": alone.auroc, "without_history_average_precision": alone.average_precision}
+    figures |= {f"calibration_{method}_log_loss": loss for method, loss in candidate.calibration_losses.items()}
+    figures |= originals(candidate) | {
+        "fit_seconds": candidate.fit_seconds,
+        "export_parity": candidate.parity,
+        "single_row_microseconds": candidate.row_seconds * 1e6,
+        "bundle_bytes": candidate.bundle.size_bytes,
+        "training_rows": candidate.training_rows,
+    }
     now_ms = int(time.time() * 1000)
     return [Metric(name, float(figure), now_ms, 0) for name, figure in figures.items()]
 
 
 def _params(candidate: Candidate) -> list[Param]:
-    return [Param(name, str(value)) for name, value in candidate.params.items()]
+    told = {
+        **candidate.params,
+        "calibration": candidate.manifest.calibration.method,
+        "threshold": candidate.manifest.threshold.value,
+        "first_batch": candidate.manifest.lineage.first_batch,
+        "sample_fraction": candidate.manifest.lineage.sample_fraction,
+        "trials": len(candidate.trials),
+        **{f"library_{name}": version for name, version in candidate.manifest.lineage.libraries.items()},
+    }
+    return [Param(name, str(value)) for name, value in told.items()]

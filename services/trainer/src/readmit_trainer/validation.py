@@ -14,14 +14,11 @@ from readmit_bundle import Calibration
 from readmit_contracts.events import ValidationScores
 from readmit_trainer.calibration import apply, choose
 from readmit_trainer.errors import BadTrainingData
+from readmit_trainer.resampling import BINS, auroc_interval
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 Keys = NDArray[np.uint64]
-
-RESAMPLES = 500
-_CHUNK = 50
-_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +98,5 @@ def at_threshold(risks: Floats, labels: Labels, threshold: float) -> dict[str, f
 
 def calibration_error(risks: Floats, labels: Labels) -> float:
     """Expected calibration error: mean distance of risk and rate over ten bins of equal size."""
-    bins = np.array_split(np.argsort(risks, kind="stable"), _BINS)
+    bins = np.array_split(np.argsort(risks, kind="stable"), BINS)
     return float(sum(abs(risks[b].sum() - labels[b].sum()) for b in bins) / len(risks))
-
-
-def auroc_interval(risks: Floats, labels: Labels, patients: Keys) -> tuple[float, float]:
-    """95 % interval of the AUROC: percentiles of a bootstrap that draws patients, not rows."""
-    index = np.unique(patients, return_inverse=True)[1]
-    drawn = int(index.max()) + 1
-    random = np.random.default_rng(0)
-    shares = np.full(drawn, 1.0 / drawn)
-    chunks = [random.multinomial(drawn, shares, size=_CHUNK)[:, index] for _ in range(RESAMPLES // _CHUNK)]
-    areas = np.concatenate([weighted_aurocs(risks, labels, weights) for weights in chunks])
-    low, high = np.nanquantile(areas, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def weighted_aurocs(risks: Floats, labels: Labels, weights: NDArray[np.int64]) -> Floats:
-    """AUROC under each row of `weights` (resamples, n); a tie counts half. NaN where a class has no weight."""
-    order = np.argsort(risks, kind="stable")
-    ranked = risks[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    weights = weights[:, order]
-    positives = np.add.reduceat(weights * labels[order], starts, axis=1).astype(np.float64)
-    negatives = np.add.reduceat(weights * ~labels[order], starts, axis=1).astype(np.float64)
-    below = np.cumsum(negatives, axis=1) - negatives / 2.0
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    won = (positives * below).sum(axis=1)
-    areas: Floats = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-    return areas
