@@ -2,11 +2,11 @@
 
     python benchmarks/training.py --source diabetes-130-us-hospitals.zip [--window N] [--cores 2]
 
-Starts the whole platform (`readmit up`) in a folder of its own, waits until all fits of all batches are done, and reads
-the trainer's own job list. The ceiling of "time in fits" is 1: a trainer that does nothing but fit. A job's wall time is
-from its lease to the transaction that holds `model.registered`; reading, encoding, validation, export, upload and
-MLflow are all in it. Memory is the peak resident size of the fitting process after each batch. `TRAINER_…` variables
-reach the trainer as usual.
+Starts the whole platform (`readmit up`) in a folder of its own, waits until all fits of all batches are done, and
+reads the trainer's own job list. The ceiling of "time in fits" is 1: a trainer that does nothing but fit. A job's
+wall time is from its lease to the transaction that holds `model.registered`; reading, encoding, validation, export,
+upload and MLflow are all in it. Memory is the peak resident size of the fitting process after each batch. `TRAINER_…`
+variables reach the trainer as usual.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings
 from readmit_chassis.testing import free_port, postgres_server
-from readmit_contracts.encounter import COLUMNS, POSITIVE_OUTCOME
+from readmit_contracts.encounter import COLUMNS, POSITIVE_OUTCOME, schema_sha256
 from readmit_contracts.events import BatchReady
 from readmit_features.cleaning import clean_rows
 from readmit_features.split import split_of
@@ -83,8 +83,9 @@ def server(encounters: pd.DataFrame) -> Iterator[str]:
             )
             _note_digests(connection)
             connection.execute(
-                "INSERT INTO clean_data.datasets SELECT 1, repeat('c', 64), repeat('5', 64), true, count(*)"
-                " FROM clean_data.batch_info"
+                "INSERT INTO clean_data.datasets SELECT 1, repeat('c', 64), %s, true, count(*)"
+                " FROM clean_data.batch_info",
+                (schema_sha256(),),
             )
         apply_migrations(conninfo, "training", "readmit_trainer")
         yield conninfo
@@ -117,7 +118,7 @@ def _copy(connection: psycopg.Connection[Any], table: str, frame: pd.DataFrame) 
 
 def batch_event(number: int = 1, **changes: Any) -> BatchReady:
     fields: dict[str, Any] = {
-        "dataset_version": 1, "content_sha256": "c" * 64, "schema_sha256": "5" * 64, "batch": number,
+        "dataset_version": 1, "content_sha256": "c" * 64, "schema_sha256": schema_sha256(), "batch": number,
         "batches_total": 5, "rows": 4000, "positives": 440, "synthetic": True,
         "batch_sha256": DIGESTS.get(number, hashlib.sha256(str(number).encode()).hexdigest()),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from trainer_stand_ins import done, is_killed_the_first_time
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import Transient
 from readmit_contracts.events import MODEL_STREAM, BatchReady
-from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FitDone, FitFailed, FitTask
+from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FitDone, FitFailed, FitTask, Progress
 from readmit_trainer.errors import WorkerDied
 from readmit_trainer.handlers import on_batch_ready
 from readmit_trainer.runner import Runner
@@ -40,8 +40,9 @@ class ScriptedFits:
         self.script = list(script)
         self.tasks: list[FitTask] = []
 
-    async def fit(self, task: FitTask) -> Result:
+    async def fit(self, task: FitTask, tell: Callable[[Progress], None]) -> Result:
         self.tasks.append(task)
+        tell(Progress("fitting"))
         return await self.script.pop(0)(task) if self.script else done(task)
 
 
@@ -75,7 +76,10 @@ async def expire_leases(pool: AsyncConnectionPool) -> None:
 
 async def outbox(pool: AsyncConnectionPool) -> list[tuple[str, str, str]]:
     async with pool.connection() as connection:
-        rows = await connection.execute("SELECT topic, key, headers->>'traceparent' FROM training.outbox ORDER BY id")
+        rows = await connection.execute(
+            "SELECT topic, key, headers->>'traceparent' FROM training.outbox"
+            " WHERE topic <> 'training.progressed' ORDER BY id"
+        )
         return [(str(a), str(b), str(c)) for a, b, c in await rows.fetchall()]
 
 
@@ -210,8 +214,8 @@ async def test_an_expired_lease_passes_on_and_its_old_holder_changes_nothing_any
     assert (new.task.job_id, new.attempts) == (old.task.job_id, 2)
     assert not await store.extend(old)
     assert not await store.finish(old, done(old.task))
-    assert not await store.release(old, "late", 0.0, counts=True)
-    assert not await store.give_up(old, "late")
+    assert not await store.release(old, FitFailed(False, "late"), 0.0, counts=True)
+    assert not await store.give_up(old, FitFailed(False, "late"))
     assert await outbox(pool) == []
     assert await store.finish(new, done(new.task))
     assert len(await outbox(pool)) == 1
@@ -290,6 +294,6 @@ async def test_a_database_that_is_away_makes_the_event_wait(make_event: Event) -
 
     nowhere = AsyncConnectionPool("host=127.0.0.1 port=1", open=False)
     store = JobStore(nowhere)
-    store.add_jobs = refuse  # type: ignore[method-assign]  # an outage
+    store.announced = refuse  # type: ignore[method-assign, assignment]  # an outage
     with pytest.raises(Transient, match="away"):
         await on_batch_ready(store, FAMILIES, "v1", lambda: None)(make_event(), envelope())

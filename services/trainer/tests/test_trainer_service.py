@@ -12,10 +12,11 @@ from uuid import uuid4
 import httpx
 import psycopg
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.admin import AIOKafkaAdminClient
 from fastapi import FastAPI
 from psycopg_pool import AsyncConnectionPool
-from trainer_stand_ins import fits_at_once
+from trainer_stand_ins import fits_at_once, takes_its_time
 
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.kafka import create_topics, make_broker, publish
@@ -88,6 +89,88 @@ async def test_each_batch_is_announced_twice_and_trained_once(
             assert process.failure is None
         finally:
             await outside.stop()
+
+
+@pytest.mark.stack
+async def test_a_batch_that_can_never_be_trained_on_goes_to_the_dead_letter_topic_with_its_reason(
+    settings: Settings, pool: AsyncConnectionPool, make_event: Event
+) -> None:
+    with embedded_kafka() as address:
+        names = [*(topic.name for topic in TOPICS), BATCH_READY.dead_letter]
+        await create_topics(address, [(name, 1, {}) for name in names])
+        kafka = KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
+        outside, process = make_broker(kafka, "outside"), Process()
+        await outside.start()
+        try:
+            async with running(make_app(settings.model_copy(update={"kafka": kafka}), process, fits_at_once)):
+                for event in (make_event(1, batch_sha256="0" * 64), make_event(1)):
+                    cause = new_envelope(event.EVENT_TYPE, source="test", subject="1/1")
+                    await publish(outside, topic=BATCH_READY.name, key="1", event=event, envelope=cause)
+                said = await heard(address, MODEL_REGISTERED.name, ModelRegistered, len(FAMILIES))
+                assert {one.batch for one in said} == {1}
+                [dead] = await kept(address, BATCH_READY.dead_letter, 1)
+                reason = b" ".join(value for _, value in dead.headers).decode()
+                assert f"{'0' * 64} was announced: ingest the source again" in reason
+            assert process.failure is None
+        finally:
+            await outside.stop()
+
+
+@pytest.mark.stack
+async def test_a_fit_of_five_times_the_poll_interval_causes_no_rebalance(
+    settings: Settings, pool: AsyncConnectionPool, make_event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a fit of 25 minutes would be with an interval of five: here 10 s with 2 s."""
+    monkeypatch.setattr("readmit_chassis.kafka._MAX_POLL_INTERVAL_MS", 2_000)
+    with embedded_kafka() as address:
+        await create_topics(address, [(topic.name, topic.partitions, {}) for topic in TOPICS])
+        kafka = KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
+        outside, process = make_broker(kafka, "outside"), Process()
+        slow = settings.model_copy(update={"kafka": kafka, "timeout_s": 20.0, "families": ("lightgbm",)})
+        await outside.start()
+        admin = AIOKafkaAdminClient(bootstrap_servers=address)
+        try:
+            async with running(make_app(slow, process, takes_its_time)) as client:
+                await until_ready(client)
+                await admin.start()
+                before = await membership(admin, "trainer-lightgbm")
+                assert "member_id='trainer-" in before
+                cause = new_envelope(BatchReady.EVENT_TYPE, source="test", subject="1/1")
+                await publish(outside, topic=BATCH_READY.name, key="1", event=make_event(1), envelope=cause)
+                seen = set()
+                async with asyncio.timeout(60):
+                    while not await registered(client):
+                        seen.add(await membership(admin, "trainer-lightgbm"))
+                        await asyncio.sleep(0.2)
+                assert seen == {before}
+                job = (await client.get("/jobs")).json()["jobs"][0]
+                began, ended = (datetime.fromisoformat(job[key]) for key in ("started_at", "finished_at"))
+                assert (ended - began).total_seconds() >= 10
+        finally:
+            await admin.close()
+            await outside.stop()
+
+
+async def registered(client: httpx.AsyncClient) -> bool:
+    """Whether the one job is done."""
+    return [job["status"] for job in (await client.get("/jobs")).json()["jobs"]] == ["done"]
+
+
+async def membership(admin: AIOKafkaAdminClient, group: str) -> str:
+    """Who is in the group and what they read: another generation has other members or other parts."""
+    [described] = await admin.describe_consumer_groups([group])
+    return str(described)
+
+
+async def kept(address: str, topic: str, count: int) -> list[ConsumerRecord]:
+    """The first records of a topic as they are."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        async with asyncio.timeout(60):
+            return [await consumer.getone() for _ in range(count)]
+    finally:
+        await consumer.stop()
 
 
 @pytest.mark.stack

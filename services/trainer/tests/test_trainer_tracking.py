@@ -23,7 +23,7 @@ from readmit_trainer.candidate import Candidate, Choices, encode, make_candidate
 from readmit_trainer.dataset import Training
 from readmit_trainer.domain import FAMILIES, FamilyName, FitTask
 from readmit_trainer.search import Budget
-from readmit_trainer.tracking import EXPERIMENT, Registered, register, wait_until_up
+from readmit_trainer.tracking import EXPERIMENT, OpenJob, Registered, end_orphans, register, wait_until_up
 
 BUNDLE = ArtifactRef(uri="s3://mlflow-artifacts/bundles/b", sha256="b" * 64, size_bytes=2)
 EVIDENCE = ArtifactRef(uri="s3://mlflow-artifacts/evidence/e/validation.npz", sha256="e" * 64, size_bytes=2)
@@ -207,3 +207,35 @@ def test_the_learning_curve_goes_on_from_the_batches_before(
         run_id = register(client, task, candidate, BUNDLE, EVIDENCE).run_id
         sizes.append(Path(client.download_artifacts(run_id, "plots/learning_curve.png")).read_bytes())
     assert len(set(sizes)) == 3
+
+
+@pytest.mark.stack
+def test_runs_of_jobs_that_were_given_up_are_ended_and_those_of_open_jobs_are_not(
+    client: MlflowClient,
+    candidate: Candidate,
+    make_event: Callable[..., BatchReady],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = []
+    for dataset in (1, 2):
+        event = make_event(dataset_version=dataset, content_sha256=f"{uuid4().hex}{uuid4().hex}")
+        tasks.append(FitTask(uuid4(), event, "decision_tree", "given-up"))
+
+    def dies(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_model_version", dies)
+        for task in tasks:
+            with pytest.raises(KeyboardInterrupt):
+                register(client, task, candidate, BUNDLE, EVIDENCE)
+    parents = {run.data.tags["dataset_version"]: run for run in runs(client, "code_version", "given-up")
+               if "readmit.batch_run" in run.data.tags}  # fmt: skip
+    still_open = OpenJob(str(tasks[1].job_id), "2", "1", "given-up")
+    assert end_orphans(client, [still_open]) >= 2
+    for task, status in zip(tasks, ("KILLED", "RUNNING"), strict=True):
+        [run] = runs(client, tracking.JOB_TAG, str(task.job_id))
+        assert run.info.status == status
+        assert client.get_run(parents[str(task.batch.dataset_version)].info.run_id).info.status == status
+    register(client, tasks[1], candidate, BUNDLE, EVIDENCE)
+    assert end_orphans(client, []) == 0

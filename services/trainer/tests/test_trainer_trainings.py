@@ -20,7 +20,7 @@ from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.migrations import apply_migrations
 from readmit_contracts.events import BatchReady, Event, TrainingFinished, TrainingRequested
 from readmit_contracts.examples import EXAMPLES
-from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FitDone, FitFailed, FitTask
+from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FitDone, FitFailed, FitTask, Progress
 from readmit_trainer.handlers import AskForTraining, on_batch_ready, on_training_requested, trainings_router
 from readmit_trainer.runner import Runner
 from readmit_trainer.store import JobStore
@@ -50,7 +50,8 @@ class Fits:
         self.failing = failing
         self.tasks: list[FitTask] = []
 
-    async def fit(self, task: FitTask) -> FitDone | FitFailed:
+    async def fit(self, task: FitTask, tell: Callable[[Progress], None]) -> FitDone | FitFailed:
+        tell(Progress("fitting"))
         self.tasks.append(task)
         return FitFailed(transient=False, reason="out of memory") if task.family in self.failing else done(task)
 
@@ -109,7 +110,7 @@ async def until_waiting(pool: AsyncConnectionPool, sessions: int) -> None:
 
 
 async def test_every_example_of_both_events_that_the_trainer_reads_has_its_effect_once(
-    pool: AsyncConnectionPool, store: JobStore, ask: AskForTraining
+    pool: AsyncConnectionPool, store: JobStore, ask: AskForTraining, make_event: Callable[..., BatchReady]
 ) -> None:
     handlers: dict[type[Event], Callable[[Any, Envelope], Awaitable[None]]] = {
         BatchReady: on_batch_ready(store, FAMILIES, "v1", lambda: None),
@@ -119,13 +120,18 @@ async def test_every_example_of_both_events_that_the_trainer_reads_has_its_effec
     assert {type(example) for example in examples} == set(handlers)
     for example in examples:
         read, cause = type(example).model_validate_json(example.model_dump_json()), envelope(example.EVENT_TYPE)
+        if isinstance(read, BatchReady):  # of this server's data
+            there = {name: getattr(make_event(1), name) for name in ("batch", "batch_sha256", "schema_sha256")}
+            read = read.model_copy(update=there)
         for _ in range(2):
             await handlers[type(read)](read, cause)
     jobs = [(job.batch, job.family, job.request_id is not None) for job in await store.jobs(1)]
-    assert jobs == [
-        *((BATCHES, family, True) for family in FAMILIES),  # forced
-        *((5, family, False) for family in FAMILIES),
-    ]
+    assert sorted(jobs) == sorted(
+        [
+            *((BATCHES, family, True) for family in FAMILIES),  # forced
+            *((1, family, False) for family in FAMILIES),
+        ]
+    )
 
 
 async def test_a_request_is_one_effect_and_one_end_however_often_it_is_delivered(
@@ -317,7 +323,7 @@ async def test_a_fit_that_found_a_part_away_leaves_the_request_open(
     await ask(event, envelope())
     lease = await store.lease()
     assert lease is not None
-    assert await store.release(lease, "MLflow does not answer", 0.0, counts=False)
+    assert await store.release(lease, FitFailed(True, "MLflow does not answer", "mlflow_away"), 0.0, counts=False)
     await work_off(pool, Fits())
     assert [end.outcome for end in await finished(pool)] == ["done"]
 

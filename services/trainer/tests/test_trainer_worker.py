@@ -13,11 +13,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from trainer_stand_ins import answers_with_its_pid, hangs, is_killed
+from trainer_stand_ins import answers_with_its_pid, grows, hangs, is_killed, tells_of_its_progress
 
 from readmit_contracts.events import BatchReady
-from readmit_trainer.domain import FitDone, FitFailed, FitTask
-from readmit_trainer.errors import FitTimeout, WorkerDied
+from readmit_trainer.domain import FitDone, FitFailed, FitTask, Progress
+from readmit_trainer.errors import FitTimeout, FitTooLarge, WorkerDied
 from readmit_trainer.settings import Settings
 from readmit_trainer.worker import Worker
 
@@ -25,6 +25,12 @@ from readmit_trainer.worker import Worker
 @pytest.fixture
 def task(make_event: Callable[..., BatchReady]) -> FitTask:
     return FitTask(uuid4(), make_event(), "lightgbm", "v1")
+
+
+@pytest.fixture
+def told() -> list[Progress]:
+    """What the fitting process said on its way."""
+    return []
 
 
 @pytest.fixture
@@ -53,43 +59,51 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.02)
 
 
-async def test_the_process_is_kept_between_jobs_and_is_not_ours(worker: Worker, task: FitTask) -> None:
-    pids = {pid_of(await worker.fit(task)) for _ in range(3)}
+async def test_the_process_is_kept_between_jobs_and_is_not_ours(
+    worker: Worker, task: FitTask, told: list[Progress]
+) -> None:
+    pids = {pid_of(await worker.fit(task, told.append)) for _ in range(3)}
     assert len(pids) == 1
     assert os.getpid() not in pids
 
 
-async def test_a_process_killed_in_mid_fit_is_noticed_at_once_and_replaced(settings: Settings, task: FitTask) -> None:
+async def test_a_process_killed_in_mid_fit_is_noticed_at_once_and_replaced(
+    settings: Settings, task: FitTask, told: list[Progress]
+) -> None:
     worker = Worker(settings, is_killed)
     worker.start()
     first = worker.pid
     try:
         for _ in range(2):
             with pytest.raises(WorkerDied, match="exit code -9"):
-                await worker.fit(task)
+                await worker.fit(task, told.append)
         worker.start()
         assert worker.pid not in {None, first}
     finally:
         worker.stop()
 
 
-async def test_a_fit_over_its_time_is_killed(settings: Settings, task: FitTask, tmp_path: Path) -> None:
+async def test_a_fit_over_its_time_is_killed(
+    settings: Settings, task: FitTask, tmp_path: Path, told: list[Progress]
+) -> None:
     worker = Worker(settings.model_copy(update={"timeout_s": 0.3, "bucket": str(tmp_path / "begun")}), hangs)
     worker.start()
     pid = worker.pid
     assert pid is not None
     with pytest.raises(FitTimeout, match=r"killed after 0\.3 s"):
-        await worker.fit(task)
+        await worker.fit(task, told.append)
     assert not is_alive(pid)
 
 
-async def test_a_cancelled_fit_is_killed(settings: Settings, task: FitTask, tmp_path: Path) -> None:
+async def test_a_cancelled_fit_is_killed(
+    settings: Settings, task: FitTask, tmp_path: Path, told: list[Progress]
+) -> None:
     begun = tmp_path / "begun"
     worker = Worker(settings.model_copy(update={"bucket": str(begun)}), hangs)
     worker.start()
     pid = worker.pid
     assert pid is not None
-    fit = asyncio.create_task(worker.fit(task))
+    fit = asyncio.create_task(worker.fit(task, told.append))
     while not begun.exists():  # noqa: ASYNC110  another process makes the file
         await asyncio.sleep(0.01)
     fit.cancel()
@@ -134,3 +148,26 @@ def test_the_trainer_itself_never_imports_the_libraries_that_fit() -> None:
     code = "import sys, readmit_trainer.__main__; print({'pandas', 'lightgbm', 'sklearn', 'mlflow'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "set()"
+
+
+async def test_what_the_fit_says_on_its_way_is_passed_on_before_its_answer(
+    settings: Settings, task: FitTask, told: list[Progress]
+) -> None:
+    worker = Worker(settings, tells_of_its_progress)
+    try:
+        assert isinstance(await worker.fit(task, told.append), FitDone)
+    finally:
+        worker.stop()
+    assert told == [Progress("reading"), Progress("searching", 1, 2), Progress("searching", 2, 2)]
+
+
+async def test_a_fit_that_outgrows_its_memory_is_killed_and_the_next_one_works(
+    settings: Settings, task: FitTask, told: list[Progress]
+) -> None:
+    worker = Worker(settings.model_copy(update={"memory_limit_mb": 400.0}), grows)
+    try:
+        with pytest.raises(FitTooLarge, match=r"TRAINER_MEMORY_LIMIT_MB is 400: allow it more"):
+            await worker.fit(task, told.append)
+        assert worker.pid is None
+    finally:
+        worker.stop()

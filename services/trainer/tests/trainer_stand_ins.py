@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion, ValidationScores
-from readmit_trainer.domain import FitDone, FitFailed, FitTask, model_name
+from readmit_trainer.domain import FitDone, FitFailed, FitTask, Progress, model_name
 from readmit_trainer.settings import Settings
 
 
@@ -57,3 +58,28 @@ def hangs(connection: Connection, settings: Settings) -> None:
     connection.recv()
     Path(settings.bucket).touch()
     signal.pause()
+
+
+def tells_of_its_progress(connection: Connection, settings: Settings) -> None:
+    while True:
+        task = connection.recv()
+        for progress in (Progress("reading"), Progress("searching", 1, 2), Progress("searching", 2, 2)):
+            connection.send(progress)
+        connection.send(done(task))
+
+
+def grows(connection: Connection, settings: Settings) -> None:
+    """By 50 MB at a time, every page touched, for ever."""
+    connection.recv()
+    kept = []
+    while True:
+        kept.append(b"x" * 50_000_000)
+        time.sleep(0.02)
+
+
+def takes_its_time(connection: Connection, settings: Settings) -> None:
+    """As many seconds as `settings.timeout_s` says, half of them."""
+    while True:
+        task = connection.recv()
+        time.sleep(settings.timeout_s / 2)
+        connection.send(done(task))

@@ -160,6 +160,36 @@ class TrainingFinished(Event):
     finished_at: AwareDatetime
 
 
+class TrainingProgressed(Event):
+    """A fit has reached its next stage. Told for people who watch; nobody's work depends on it."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.training.progressed.v1"
+
+    dataset_version: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)]
+    family: str
+    stage: Annotated[
+        str, Field(description="reading, encoding, searching, fitting, validating or registering, in this order")
+    ]
+    attempt: Annotated[int, Field(ge=1)]
+    at: AwareDatetime
+
+
+class TrainingFailed(Event):
+    """A fit was given up: there will be no model of this family on this batch by this code."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.training.failed.v1"
+
+    dataset_version: Annotated[int, Field(ge=1)]
+    batch: Annotated[int, Field(ge=1)]
+    family: str
+    code: Annotated[str, Field(description="why, for programs: timeout, memory_limit, digest_mismatch, one_class, …")]
+    error: Annotated[str, Field(description="why, for people")]
+    attempts: Annotated[int, Field(ge=1)]
+    code_version: str
+    failed_at: AwareDatetime
+
+
 class ValidationScores(BaseModel):
     """Scores on the validation split, with a 95 % interval (bootstrap clustered by patient)."""
 
@@ -322,6 +352,8 @@ EVENTS: tuple[type[Event], ...] = (
     BatchReady,
     TrainingRequested,
     TrainingFinished,
+    TrainingProgressed,
+    TrainingFailed,
     ModelRegistered,
     ModelPromoted,
     ModelRejected,
@@ -349,7 +381,9 @@ __all__ = [
     "OutcomeRecorded",
     "PredictionMade",
     "TrainedModel",
+    "TrainingFailed",
     "TrainingFinished",
+    "TrainingProgressed",
     "TrainingRequested",
     "ValidationScores",
 ]

@@ -58,6 +58,14 @@ TRAINING_FINISHED = Topic(
     "training.finished", events.TrainingFinished, "request id", 1, 30 * _DAY_MS,
     producers=("trainer",), consumers=("any",),
 )  # fmt: skip
+TRAINING_PROGRESSED = Topic(
+    "training.progressed", events.TrainingProgressed, "dataset version", 1, _DAY_MS,
+    producers=("trainer",), consumers=("any",),
+)  # fmt: skip
+TRAINING_FAILED = Topic(
+    "training.failed", events.TrainingFailed, "dataset version", 1, 365 * _DAY_MS,
+    producers=("trainer",), consumers=("any",),
+)  # fmt: skip
 MODEL_REGISTERED = Topic(
     "model.registered", events.ModelRegistered, "model stream", 1, 365 * _DAY_MS,
     producers=("trainer",), consumers=("promoter",),
@@ -94,6 +102,8 @@ TOPICS: tuple[Topic, ...] = (
     BATCH_READY,
     TRAINING_REQUESTED,
     TRAINING_FINISHED,
+    TRAINING_PROGRESSED,
+    TRAINING_FAILED,
     MODEL_REGISTERED,
     MODEL_PROMOTED,
     MODEL_REJECTED,

@@ -22,6 +22,7 @@ from readmit_contracts.events import BatchReady, TrainingRequested
 from readmit_contracts.topics import BATCH_READY, TRAINING_REQUESTED
 from readmit_trainer import metrics
 from readmit_trainer.child import serve
+from readmit_trainer.domain import consumer_group
 from readmit_trainer.handlers import jobs_router, on_batch_ready, on_training_requested, trainings_router
 from readmit_trainer.lineage import code_version
 from readmit_trainer.runner import Runner
@@ -35,7 +36,9 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
     """The trainer as an ASGI app; its lifespan starts and stops everything. `serve` is the fitting process's loop."""
     conninfo = settings.postgres.conninfo()
     pool = AsyncConnectionPool(conninfo, min_size=1, max_size=4, open=False)
-    store, trainings = JobStore(pool), TrainingStore(pool)
+    store = JobStore(pool, families=settings.families, skip_superseded=settings.superseded == "skip")
+    trainings = TrainingStore(pool)
+    group = consumer_group(settings.families)
     worker = Worker(settings, serve)
     runner = Runner(store, worker)
     broker = make_broker(settings.kafka, "trainer")
@@ -45,7 +48,7 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
         broker,
         topic=BATCH_READY.name,
         dead_letter=BATCH_READY.dead_letter,
-        group="trainer",
+        group=group,
         event_type=BatchReady,
         handle=on_batch_ready(store, settings.families, code_version(), runner.wake),
         process=process,
@@ -54,7 +57,7 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
         broker,
         topic=TRAINING_REQUESTED.name,
         dead_letter=TRAINING_REQUESTED.dead_letter,
-        group="trainer-requests",  # of its own: whoever joins or leaves one group does not stop the other
+        group=f"{group}-requests",  # of its own: whoever joins or leaves one group does not stop the other
         event_type=TrainingRequested,
         handle=ask_for_training,
         process=process,

@@ -5,15 +5,18 @@ The libraries of machine learning are imported here and nowhere in the trainer i
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 import structlog
 
-from readmit_chassis.failures import Transient
 from readmit_chassis.logs import configure_logging
-from readmit_trainer.domain import FitDone, FitFailed, FitTask
+from readmit_chassis.s3 import StoreUnavailable
+from readmit_trainer.domain import FitDone, FitFailed, FitTask, Progress
+from readmit_trainer.errors import BadTrainingData, ParityBroken, PartAway
 from readmit_trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,14 +45,30 @@ def serve(connection: Connection, settings: Settings) -> None:
             task: FitTask = connection.recv()
         except EOFError:
             return
-        connection.send(_answer(pipeline, task))
+        connection.send(answer(pipeline, task, connection.send))
 
 
-def _answer(pipeline: Pipeline, task: FitTask) -> FitDone | FitFailed:
+def answer(pipeline: Pipeline, task: FitTask, tell: Callable[[Progress], None]) -> FitDone | FitFailed:
+    """Run the task; whatever happens has an answer with a code."""
     try:
-        return pipeline.run(task)
-    except Transient as error:
-        return FitFailed(transient=True, reason=str(error))
+        return pipeline.run(task, tell)
     except Exception as error:  # the job's record keeps it, and a poisonous job must not stop the others
-        log.exception("fit_raised", job_id=str(task.job_id))
-        return FitFailed(transient=False, reason=f"{type(error).__name__}: {error}")
+        failed = _failed(error)
+        if failed.code == "bug":
+            log.exception("fit_raised", job_id=str(task.job_id))
+        return failed
+
+
+def _failed(error: Exception) -> FitFailed:
+    match error:
+        case PartAway():
+            return FitFailed(transient=True, reason=str(error), code=error.code)
+        case StoreUnavailable():
+            return FitFailed(transient=True, reason=str(error), code="s3_away")
+        case OSError(errno=errno.ENOSPC):
+            return FitFailed(transient=True, reason=f"no space left on the disk ({error})", code="disk_full")
+        case BadTrainingData():
+            return FitFailed(transient=False, reason=str(error), code=error.code)
+        case ParityBroken():
+            return FitFailed(transient=False, reason=str(error), code="parity")
+    return FitFailed(transient=False, reason=f"{type(error).__name__}: {error}")

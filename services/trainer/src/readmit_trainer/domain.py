@@ -29,6 +29,12 @@ FailureCode = Literal[
 MAX_ATTEMPTS = 3
 
 
+#: Data and code do not change between attempts, so these fail for good at once.
+FINAL: frozenset[FailureCode] = frozenset(
+    {"bad_data", "digest_mismatch", "one_class", "missing_column", "unknown_schema", "parity"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class FitTask:
     """One job, as the fitting process gets it."""
@@ -103,7 +109,8 @@ def plan(
             if not force and any(job.status == "done" for job in jobs):
                 continue
             open_jobs = [job.job_id for job in jobs if job.status in {"queued", "running"}]
-            failed = [job.job_id for job in jobs if job.status == "failed" and not job.forced and not force]
+            ended = {"failed", "superseded"}
+            failed = [job.job_id for job in jobs if job.status in ended and not job.forced and not force]
             on_their_way += open_jobs
             if not open_jobs and failed:
                 again += failed
@@ -116,6 +123,11 @@ def describe_failures(failures: Sequence[tuple[str, int, str]], fits: int) -> st
     """One line on fits (family, batch, error) that were given up."""
     said = "; ".join(f"{family} on batches 1..{batch}: {error}" for family, batch, error in failures)
     return f"{len(failures)} of {fits} fits failed: {said}"
+
+
+def consumer_group(families: Sequence[FamilyName]) -> str:
+    """Trainers of the same families share their work; those of others hear every event for themselves."""
+    return "trainer" if set(families) == set(FAMILIES) else f"trainer-{'+'.join(sorted(families))}"
 
 
 def model_name(family: FamilyName) -> str:

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from readmit_chassis.failures import Transient
 from readmit_trainer.domain import FailureCode
 
 
 class AttemptFailed(Exception):  # noqa: N818  says what happened
     """One attempt at a job ended without a model: counted, tried again a few times."""
 
+    code: FailureCode = "bug"
+
 
 class WorkerDied(AttemptFailed):
     """The process that fits is gone in mid-fit: killed, out of memory, crashed."""
 
+    code = "worker_died"
+
 
 class FitTimeout(AttemptFailed):
     """The fit ran longer than allowed and was killed."""
+
+    code = "timeout"
+
+
+class FitTooLarge(AttemptFailed):
+    """The fit took more memory than allowed and was killed."""
+
+    code = "memory_limit"
+
+
+class PartAway(Transient):
+    """A part that a fit needs does not answer: the attempt is not counted, and made again."""
+
+    def __init__(self, message: str, code: FailureCode) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class BadTrainingData(Exception):  # noqa: N818

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
+from readmit_contracts.encounter import schema_sha256
 from readmit_contracts.events import BatchReady, TrainedModel, TrainingRequested
 from readmit_trainer.domain import FamilyName
-from readmit_trainer.store import JobStore
+from readmit_trainer.store import Announced, JobStore
 from readmit_trainer.trainings import TrainingStore
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ def on_batch_ready(
 
     async def handle(event: BatchReady, envelope: Envelope) -> None:
         try:
+            refuse_unless_trainable(event, await store.announced(event))
             added = await store.add_jobs(event, envelope, families, code_version)
         except psycopg.OperationalError as error:
             raise Transient(f"database not reachable: {error}") from error
@@ -44,6 +46,27 @@ def on_batch_ready(
         wake()
 
     return handle
+
+
+def refuse_unless_trainable(event: BatchReady, found: Announced | None) -> None:
+    """BadMessage when no attempt could ever train on the batch: it keeps what is wrong and the next step."""
+    batch = f"batch {event.batch} of dataset {event.dataset_version}"
+    if found is None:
+        raise BadMessage(f"{batch} is not in clean_data: ingest the source again")
+    if found.sha256 != event.batch_sha256:
+        raise BadMessage(
+            f"{batch} has the digest {found.sha256}, {event.batch_sha256} was announced: ingest the source again"
+        )
+    if event.schema_sha256 != schema_sha256():
+        raise BadMessage(
+            f"{batch} was cleaned by the encounter schema {event.schema_sha256}, this trainer reads {schema_sha256()}:"
+            " bring ingestor and trainer to one release, then ingest the source again"
+        )
+    if found.positives in {0, found.rows}:
+        raise BadMessage(
+            f"batches 1..{event.batch} of dataset {event.dataset_version} hold {found.rows} rows, {found.positives} of"
+            " them readmitted: nothing can be learned from one class alone"
+        )
 
 
 def on_training_requested(
@@ -72,12 +95,16 @@ class JobView(BaseModel):
     dataset_version: int
     batch: int
     family: str
-    status: Literal["queued", "running", "done", "failed"]
+    status: Literal["queued", "running", "done", "failed", "superseded"]
+    stage: str | None
+    stage_done: int
+    stage_total: int
     attempts: int
     fit_seconds: float | None
     auroc: float | None
     model_version: str | None
     error: str | None
+    error_code: str | None
     started_at: datetime | None
     finished_at: datetime | None
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
+import structlog
 from mlflow import MlflowClient
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from readmit_bundle import write_bundle
-from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import ObjectStore, S3Store
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
 from readmit_features.spec import FeatureSpec
 from readmit_trainer.candidate import Candidate, Choices, Encoded, encode, make_candidate
 from readmit_trainer.dataset import LABEL, Reader
 from readmit_trainer.domain import FitDone, FitTask, Progress, model_name
+from readmit_trainer.errors import PartAway
 from readmit_trainer.evidence import write_evidence
 from readmit_trainer.preprocessor import PREPROCESSOR_KEY, preprocessor_bytes
 from readmit_trainer.search import Budget
 from readmit_trainer.settings import Settings
-from readmit_trainer.tracking import Registered, register, wait_until_up
+from readmit_trainer.tracking import OpenJob, Registered, end_orphans, register, wait_until_up
 from readmit_trainer.trials import NoShelf, PostgresShelf, TrialShelf
+
+log = structlog.get_logger()
 
 _MLFLOW_WAIT_S = 120.0
 
@@ -52,7 +56,7 @@ class Pipeline:
         self._encoded: tuple[str, Encoded] | None = None
 
     def run(self, task: FitTask, tell: Tell = lambda _: None) -> FitDone:
-        """Make and register the candidate. Raises Transient while a part is away; run it again then."""
+        """Make and register the candidate. Raises PartAway while a part is away; run it again then."""
         settings, event = self._settings, task.batch
         with threadpool_limits(settings.threads):
             data = self._data(task, tell)
@@ -89,7 +93,7 @@ class Pipeline:
                 train = self._reader.train(task.batch)
                 validation = self._reader.validation(task.batch)
             except psycopg.OperationalError as error:
-                raise Transient(f"database not reachable: {error}") from error
+                raise PartAway(f"database not reachable: {error}", "database_away") from error
             tell(Progress("encoding"))
             self._encoded = (key, encode(train, validation, self._choices))
             if task.batch.batch == task.batch.batches_total:
@@ -112,21 +116,38 @@ def choices(settings: Settings) -> Choices:
     )
 
 
-def open_pipeline(settings: Settings) -> Pipeline:
-    """The pipeline on the real parts; none of them needs to be up yet."""
+def open_pipeline(settings: Settings, store: ObjectStore | None = None) -> Pipeline:
+    """The pipeline on the real parts; none of them needs to be up yet. `store` in place of S3."""
     conninfo = settings.postgres.conninfo()
     client = MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+    swept = False  # of runs that processes before this one have left
 
     def register_once(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: ArtifactRef) -> Registered:
+        nonlocal swept
         wait_until_up(settings.mlflow_url, _MLFLOW_WAIT_S)
         # One at a time per job: an attempt whose lease ran out may still be on its way here.
-        with psycopg.connect(conninfo) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (str(task.job_id),))
-            return register(client, task, candidate, bundle, evidence)
+        try:
+            with psycopg.connect(conninfo) as connection:
+                if not swept:
+                    ended = end_orphans(client, _open_jobs(connection))
+                    swept = True
+                    log.info("orphan_runs_ended", runs=ended)
+                connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (str(task.job_id),))
+                return register(client, task, candidate, bundle, evidence)
+        except psycopg.OperationalError as error:
+            raise PartAway(f"database not reachable: {error}", "database_away") from error
 
     reader = Reader(conninfo, settings.sample_fraction, settings.window_batches)
 
     def trials(task: FitTask, spec: FeatureSpec) -> TrialShelf:
         return PostgresShelf(conninfo, task.job_id, spec.sha256())
 
-    return Pipeline(settings, reader, S3Store(settings.s3), register_once, trials)
+    return Pipeline(settings, reader, store or S3Store(settings.s3), register_once, trials)
+
+
+def _open_jobs(connection: psycopg.Connection[Any]) -> list[OpenJob]:
+    rows = connection.execute(
+        "SELECT job_id::text, dataset_version::text, batch::text, code_version FROM training.jobs"
+        " WHERE status IN ('queued', 'running')"
+    ).fetchall()
+    return [OpenJob(*row) for row in rows]

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 from readmit_trainer import metrics
-from readmit_trainer.domain import MAX_ATTEMPTS, FitDone, FitFailed, FitTask, retry_pause_s
+from readmit_trainer.domain import FINAL, MAX_ATTEMPTS, FitDone, FitFailed, FitTask, Progress, retry_pause_s
 from readmit_trainer.errors import AttemptFailed
 from readmit_trainer.store import JobStore, Lease
 
@@ -25,7 +25,7 @@ _TRANSIENT_PAUSE_S = 5.0
 class Fitting(Protocol):
     """Where fits happen. Raises AttemptFailed; a cancelled fit stops."""
 
-    async def fit(self, task: FitTask) -> FitDone | FitFailed: ...
+    async def fit(self, task: FitTask, tell: Callable[[Progress], None]) -> FitDone | FitFailed: ...
 
 
 class Runner:
@@ -61,6 +61,9 @@ class Runner:
         for family in await self._store.give_up_abandoned():
             metrics.ATTEMPTS.labels(family, "gave_up").inc()
             log.error("job_failed", family=family, reason="abandoned")
+        for family, batch in await self._store.supersede():
+            metrics.SUPERSEDED.inc()
+            log.info("job_superseded", family=family, batch=batch)
         metrics.JOBS_WAITING.set(await self._store.count_waiting())
         lease = await self._store.lease()
         if lease is None:
@@ -77,8 +80,10 @@ class Runner:
 
     async def _attempt(self, lease: Lease) -> FitDone | FitFailed | None:
         """Fit while the heart beats. None: the lease was lost and the fit stopped."""
-        fit = asyncio.create_task(self._fitting.fit(lease.task))
+        telling: asyncio.Queue[Progress] = asyncio.Queue()
+        fit = asyncio.create_task(self._fitting.fit(lease.task, telling.put_nowait))
         heart = asyncio.create_task(self._beat(lease))
+        teller = asyncio.create_task(self._tell(lease, telling))
         try:
             await asyncio.wait({fit, heart}, return_when=asyncio.FIRST_COMPLETED)
             if not fit.done():
@@ -86,11 +91,23 @@ class Runner:
                 return None
             return await fit
         except AttemptFailed as failure:
-            return FitFailed(transient=False, reason=str(failure))
+            return FitFailed(transient=False, reason=str(failure), code=failure.code)
         finally:
-            heart.cancel()
-            fit.cancel()
-            await asyncio.gather(fit, heart, return_exceptions=True)
+            for part in (heart, fit, teller):
+                part.cancel()
+            await asyncio.gather(fit, heart, teller, return_exceptions=True)
+            metrics.show_progress(lease.task.family, None)
+
+    async def _tell(self, lease: Lease, telling: asyncio.Queue[Progress]) -> None:
+        """Log, measure and keep how far the fit is; what the database does not take now is not missed."""
+        while True:
+            progress = await telling.get()
+            log.info("fit_progress", stage=progress.stage, done=progress.done, total=progress.total)
+            metrics.show_progress(lease.task.family, progress.stage, progress.done, progress.total)
+            try:
+                await self._store.progress(lease, progress)
+            except psycopg.OperationalError as error:
+                log.warning("progress_not_kept", error=str(error).strip())
 
     async def _beat(self, lease: Lease) -> None:
         """Extend the lease again and again; returns when it is lost."""
@@ -112,18 +129,20 @@ class Runner:
                 metrics.LAST_FIT.set_to_current_time()
                 log.info("model_registered", model=model.name, version=model.version, fit_seconds=result.fit_seconds)
                 return "done"
-        elif result is not None and result.transient:
-            log.warning("fit_postponed", reason=result.reason)
-            if await self._store.release(lease, result.reason, _TRANSIENT_PAUSE_S, counts=False):
-                return "transient"
-        elif result is not None and lease.attempts < MAX_ATTEMPTS:
-            log.warning("fit_failed", reason=result.reason)
-            if await self._store.release(lease, result.reason, retry_pause_s(lease.attempts), counts=True):
-                return "failed"
         elif result is not None:
-            log.error("job_failed", reason=result.reason)
-            if await self._store.give_up(lease, result.reason):
-                return "gave_up"
+            metrics.FAILURES.labels(lease.task.family, result.code).inc()
+            if result.transient:
+                log.warning("fit_postponed", code=result.code, reason=result.reason)
+                if await self._store.release(lease, result, _TRANSIENT_PAUSE_S, counts=False):
+                    return "transient"
+            elif lease.attempts < MAX_ATTEMPTS and result.code not in FINAL:
+                log.warning("fit_failed", code=result.code, reason=result.reason)
+                if await self._store.release(lease, result, retry_pause_s(lease.attempts), counts=True):
+                    return "failed"
+            else:
+                log.error("job_failed", code=result.code, reason=result.reason)
+                if await self._store.give_up(lease, result):
+                    return "gave_up"
         log.warning("lease_lost")
         return "lease_lost"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     hidden_history: Annotated[float, Field(ge=0, le=1)] = 0.3
     #: Whether race is a feature. It is kept for audit either way.
     include_race: bool = False
+    #: A fit that takes more memory is killed, in MB of 1,000,000 bytes; none: no limit of ours.
+    memory_limit_mb: Annotated[float | None, Field(gt=0)] = None
+    #: What becomes of a batch when a newer one of the same dataset is there: `skip` trains on the newer one alone.
+    superseded: Literal["train", "skip"] = "train"
     #: A fit that runs longer is killed; it counts as a failed attempt.
     timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     #: A value gets a feature of its own when at least so many training rows hold it.

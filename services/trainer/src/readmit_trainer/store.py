@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,9 +16,25 @@ from psycopg_pool import AsyncConnectionPool
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.inbox import first_time
 from readmit_chassis.outbox import enqueue
-from readmit_contracts.events import MODEL_STREAM, BatchReady, ModelRegistered
-from readmit_contracts.topics import MODEL_REGISTERED
-from readmit_trainer.domain import FAMILIES, MAX_ATTEMPTS, FamilyName, FitDone, FitTask
+from readmit_contracts.events import (
+    MODEL_STREAM,
+    BatchReady,
+    Event,
+    ModelRegistered,
+    TrainingFailed,
+    TrainingProgressed,
+)
+from readmit_contracts.topics import MODEL_REGISTERED, TRAINING_FAILED, TRAINING_PROGRESSED
+from readmit_trainer.domain import (
+    FAMILIES,
+    MAX_ATTEMPTS,
+    FamilyName,
+    FitDone,
+    FitFailed,
+    FitTask,
+    Progress,
+    consumer_group,
+)
 from readmit_trainer.trainings import SCHEMA, end_requests, lock_jobs
 
 
@@ -41,28 +58,52 @@ class Job:
     batch: int
     family: str
     status: str
+    stage: str | None
+    stage_done: int
+    stage_total: int
     attempts: int
     fit_seconds: float | None
     auroc: float | None
     model_version: str | None
     error: str | None
+    error_code: str | None
     started_at: datetime | None
     finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A committed batch: its digest, the schema that cleaned it, rows and positives of all batches up to it."""
+
+    sha256: str
+    schema_sha256: str
+    rows: int
+    positives: int
 
 
 class JobStore:
     """Every method is one transaction. Raises psycopg.OperationalError while the database is away."""
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]], lease_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[Any]],
+        lease_s: float = 20.0,
+        *,
+        families: Sequence[FamilyName] = FAMILIES,
+        skip_superseded: bool = False,
+    ) -> None:
+        """`families`: those whose jobs are worked on here. `skip_superseded`: leave out what a newer batch replaces."""
         self._pool = pool
         self._lease_s = lease_s
+        self._families = list(families)
+        self._skip_superseded = skip_superseded
 
     async def add_jobs(
         self, event: BatchReady, envelope: Envelope, families: tuple[FamilyName, ...], code_version: str
     ) -> int:
         """One job per family, once, however often the event comes. Returns how many are new."""
         async with self._pool.connection() as connection:
-            if not await first_time(connection, SCHEMA, "trainer", envelope.id):
+            if not await first_time(connection, SCHEMA, consumer_group(families), envelope.id):
                 return 0
             await lock_jobs(connection)
             cursor = await connection.execute(
@@ -77,21 +118,61 @@ class JobStore:
             )  # fmt: skip
             return cursor.rowcount
 
+    async def announced(self, event: BatchReady) -> Announced | None:
+        """What the ingestor committed of the event's batch; None: there is no such batch."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.cursor(row_factory=class_row(Announced)).execute(
+                "SELECT b.sha256, d.schema_sha256, past.rows, past.positives FROM clean_data.batch_info AS b"
+                " JOIN clean_data.datasets AS d ON d.version = b.dataset_version,"
+                " LATERAL (SELECT sum(rows)::bigint AS rows, sum(positives)::bigint AS positives"
+                "   FROM clean_data.batch_info AS p"
+                "   WHERE p.dataset_version = b.dataset_version AND p.batch_id <= b.batch_id) AS past"
+                " WHERE b.dataset_version = %s AND b.batch_id = %s",
+                (event.dataset_version, event.batch),
+            )
+            return await cursor.fetchone()
+
     async def give_up_abandoned(self) -> list[str]:
         """Fail the jobs whose last allowed attempt died without a word. Returns their families."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "UPDATE training.jobs SET status = 'failed', finished_at = now(), lease_token = NULL,"
-                " error = 'the trainer died in each of ' || attempts || ' attempts'"
+                " error = 'the trainer died in each of ' || attempts || ' attempts', error_code = 'worker_died'"
                 " WHERE job_id IN (SELECT job_id FROM training.jobs"
                 "   WHERE status = 'running' AND lease_until < now() AND attempts >= %s FOR UPDATE SKIP LOCKED)"
                 " RETURNING job_id, family",
                 (MAX_ATTEMPTS,),
             )
             abandoned = await cursor.fetchall()
+            for job_id, _ in abandoned:
+                await _announce_failure(connection, job_id)
             if abandoned:
                 await end_requests(connection, [row[0] for row in abandoned])
             return [str(row[1]) for row in abandoned]
+
+    async def supersede(self) -> list[tuple[str, int]]:
+        """Where that is the policy, end the queued jobs that a newer batch makes needless: their family and batch.
+
+        Needless: the same family and code have a job of a later batch of the same dataset version, which did not fail;
+        it stands on the same rows and more.
+        """
+        if not self._skip_superseded:
+            return []
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "UPDATE training.jobs SET status = 'superseded', finished_at = now() WHERE job_id IN"
+                " (SELECT old.job_id FROM training.jobs AS old WHERE old.status = 'queued' AND old.request_id IS NULL"
+                "   AND old.family = ANY(%s) AND EXISTS (SELECT FROM training.jobs AS new"
+                "     WHERE (new.dataset_version, new.family, new.code_version)"
+                "       = (old.dataset_version, old.family, old.code_version)"
+                "     AND new.batch > old.batch AND new.status IN ('queued', 'running', 'done'))"
+                "   FOR UPDATE OF old SKIP LOCKED) RETURNING job_id, family, batch",
+                (self._families,),
+            )
+            ended = await cursor.fetchall()
+            if ended:
+                await end_requests(connection, [row[0] for row in ended])
+            return [(str(family), int(batch)) for _, family, batch in ended]
 
     async def lease(self) -> Lease | None:
         """Take the first open job, in the order of batches, then of families; None when there is nothing to do."""
@@ -99,13 +180,14 @@ class JobStore:
         async with self._pool.connection() as connection:
             cursor = await connection.cursor(row_factory=dict_row).execute(
                 "UPDATE training.jobs SET status = 'running', attempts = attempts + 1, started_at = now(),"
+                " stage = NULL, stage_done = 0, stage_total = 0,"
                 " lease_token = %(token)s, lease_until = now() + %(lease_s)s * interval '1 second'"
-                " WHERE job_id = (SELECT job_id FROM training.jobs"
-                "   WHERE (status = 'queued' AND not_before <= now())"
-                "      OR (status = 'running' AND lease_until < now() AND attempts < %(max)s)"
+                " WHERE job_id = (SELECT job_id FROM training.jobs WHERE family = ANY(%(families)s)"
+                "   AND ((status = 'queued' AND not_before <= now())"
+                "      OR (status = 'running' AND lease_until < now() AND attempts < %(max)s))"
                 "   ORDER BY dataset_version, batch, family_rank FOR UPDATE SKIP LOCKED LIMIT 1)"
                 " RETURNING job_id, family, code_version, event, headers, attempts, request_id",
-                {"token": token, "lease_s": self._lease_s, "max": MAX_ATTEMPTS},
+                {"token": token, "lease_s": self._lease_s, "max": MAX_ATTEMPTS, "families": self._families},
             )
             row = await cursor.fetchone()
         if row is None:
@@ -119,27 +201,51 @@ class JobStore:
         async with self._pool.connection() as connection:
             return await self._update(connection, lease, "lease_until = now() + %(lease_s)s * interval '1 second'")
 
-    async def release(self, lease: Lease, reason: str, pause_s: float, *, counts: bool) -> bool:
+    async def progress(self, lease: Lease, progress: Progress) -> None:
+        """Keep how far the attempt is; a new stage is announced. Nothing happens when the lease is lost."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "UPDATE training.jobs AS job SET stage = %(stage)s, stage_done = %(done)s, stage_total = %(total)s"
+                " FROM (SELECT job_id, stage FROM training.jobs WHERE job_id = %(job_id)s FOR UPDATE) AS before"
+                " WHERE job.job_id = before.job_id AND lease_token = %(token)s AND status = 'running'"
+                " RETURNING before.stage",
+                {
+                    "stage": progress.stage, "done": progress.done, "total": progress.total,
+                    "job_id": lease.task.job_id, "token": lease.token,
+                },
+            )  # fmt: skip
+            row = await cursor.fetchone()
+            if row is None or row[0] == progress.stage:
+                return
+            batch = lease.task.batch
+            event = TrainingProgressed(
+                dataset_version=batch.dataset_version, batch=batch.batch, family=lease.task.family,
+                stage=progress.stage, attempt=lease.attempts, at=datetime.now(UTC),
+            )  # fmt: skip
+            await _announce(connection, TRAINING_PROGRESSED.name, event, batch.dataset_version, lease.headers)
+
+    async def release(self, lease: Lease, failed: FitFailed, pause_s: float, *, counts: bool) -> bool:
         """Back into the queue for another attempt after a pause; this one counts or not."""
         async with self._pool.connection() as connection:
             return await self._update(
                 connection,
                 lease,
-                "status = 'queued', lease_token = NULL, error = %(error)s, attempts = attempts - %(uncounted)s,"
-                " not_before = now() + %(pause_s)s * interval '1 second'",
-                {"error": reason, "pause_s": pause_s, "uncounted": 0 if counts else 1},
+                "status = 'queued', lease_token = NULL, error = %(error)s, error_code = %(code)s,"
+                " attempts = attempts - %(uncounted)s, not_before = now() + %(pause_s)s * interval '1 second'",
+                {"error": failed.reason, "code": failed.code, "pause_s": pause_s, "uncounted": 0 if counts else 1},
             )
 
-    async def give_up(self, lease: Lease, reason: str) -> bool:
-        """No further attempt."""
+    async def give_up(self, lease: Lease, failed: FitFailed) -> bool:
+        """No further attempt; the failure and its `training.failed` are one transaction."""
         async with self._pool.connection() as connection:
             given_up = await self._update(
                 connection,
                 lease,
-                "status = 'failed', lease_token = NULL, error = %(error)s, finished_at = now()",
-                {"error": reason},
+                "status = 'failed', lease_token = NULL, error = %(error)s, error_code = %(code)s, finished_at = now()",
+                {"error": failed.reason, "code": failed.code},
             )
             if given_up:
+                await _announce_failure(connection, lease.task.job_id)
                 await end_requests(connection, [lease.task.job_id])
             return given_up
 
@@ -148,7 +254,8 @@ class JobStore:
         event = done.registered
         async with self._pool.connection() as connection:
             finished = await connection.execute(
-                "UPDATE training.jobs SET status = 'done', lease_token = NULL, error = NULL, finished_at = now(),"
+                "UPDATE training.jobs SET status = 'done', lease_token = NULL, error = NULL, error_code = NULL,"
+                " finished_at = now(),"
                 " fit_seconds = %(seconds)s, auroc = %(auroc)s, model_version = %(version)s"
                 " WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'",
                 {
@@ -174,8 +281,9 @@ class JobStore:
         """All jobs, or those of one dataset version, in working order."""
         async with self._pool.connection() as connection:
             cursor = await connection.cursor(row_factory=class_row(Job)).execute(
-                "SELECT job_id, request_id, dataset_version, batch, family, status, attempts, fit_seconds, auroc,"
-                " model_version, error, started_at, finished_at FROM training.jobs"
+                "SELECT job_id, request_id, dataset_version, batch, family, status, stage, stage_done, stage_total,"
+                " attempts, fit_seconds, auroc, model_version, error, error_code, started_at, finished_at"
+                " FROM training.jobs"
                 " WHERE dataset_version = %(version)s OR %(version)s::int IS NULL"
                 " ORDER BY dataset_version, batch, family_rank, created_at",
                 {"version": dataset_version},
@@ -210,3 +318,27 @@ class JobStore:
         )
         cursor = await connection.execute(query.encode(), parameters)
         return cursor.rowcount == 1
+
+
+async def _announce_failure(connection: AsyncConnection[Any], job_id: UUID) -> None:
+    """`training.failed` of a job that has just been given up."""
+    cursor = await connection.cursor(row_factory=dict_row).execute(
+        "SELECT dataset_version, batch, family, error_code AS code, error, attempts, code_version,"
+        " finished_at AS failed_at, headers FROM training.jobs WHERE job_id = %s",
+        (job_id,),
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise LookupError(f"there is no job {job_id}")
+    headers = row.pop("headers")
+    event = TrainingFailed.model_validate(row)
+    await _announce(connection, TRAINING_FAILED.name, event, event.dataset_version, headers)
+
+
+async def _announce(
+    connection: AsyncConnection[Any], topic: str, event: Event, dataset_version: int, headers: Mapping[str, str]
+) -> None:
+    key = str(dataset_version)
+    cause = Envelope.from_headers(dict(headers))
+    envelope = new_envelope(event.EVENT_TYPE, source="trainer", subject=key, cause=cause)
+    await enqueue(connection, SCHEMA, topic=topic, key=key, event=event, envelope=envelope)

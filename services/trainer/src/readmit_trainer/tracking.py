@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from readmit_bundle.archive import MANIFEST_FILE
-from readmit_chassis.failures import Transient
 from readmit_contracts.events import ArtifactRef
 from readmit_trainer.candidate import Candidate
 from readmit_trainer.domain import FitTask, model_name
+from readmit_trainer.errors import PartAway
 from readmit_trainer.plots import LearningPoint, pictures
 from readmit_trainer.report import Report, describe, lineage, model_card, originals, signature
 from readmit_trainer.resampling import Interval
@@ -48,14 +48,14 @@ class Registered:
 
 
 def wait_until_up(url: str, wait_s: float) -> None:
-    """Return once the MLflow server answers; Transient after `wait_s`. It is slow to start, and fits do not wait."""
+    """Return once the MLflow server answers; PartAway after `wait_s`. It is slow to start, and fits do not wait."""
     deadline = time.monotonic() + wait_s
     while True:
         try:
             urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5).close()  # noqa: S310  our own setting
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
-                raise Transient(f"MLflow does not answer at {url}: {error}") from error
+                raise PartAway(f"MLflow does not answer at {url}: {error}", "mlflow_away") from error
             time.sleep(random.uniform(0.5, 1.5))  # noqa: S311  spreading, not secrecy
         else:
             return
@@ -64,7 +64,7 @@ def wait_until_up(url: str, wait_s: float) -> None:
 def register(
     client: MlflowClient, task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: ArtifactRef
 ) -> Registered:
-    """Log the nested run and register the model version, once per job. Raises Transient while MLflow is away."""
+    """Log the nested run and register the model version, once per job. Raises PartAway while MLflow is away."""
     report = describe(candidate)
     try:
         experiment = _experiment(client)
@@ -88,9 +88,43 @@ def register(
             client.set_terminated(ended, "FINISHED")
     except MlflowException as error:
         if error.error_code in _AWAY:
-            raise Transient(f"MLflow: {error}") from error
+            raise PartAway(f"MLflow: {error}", "mlflow_away") from error
         raise
     return Registered(run_id, version)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job that will still be worked on, so its runs may run."""
+
+    job_id: str
+    dataset_version: str
+    batch: str
+    code_version: str
+
+
+def end_orphans(client: MlflowClient, open_jobs: Sequence[OpenJob]) -> int:
+    """End the runs that died with an attempt whose job was then given up. Returns how many. Raises PartAway."""
+    jobs = {job.job_id for job in open_jobs}
+    batches = {(job.dataset_version, job.batch, job.code_version) for job in open_jobs}
+    ended = 0
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return 0
+        running = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
+        for run in running:
+            tags = run.data.tags
+            job = tags.get(JOB_TAG) or tags.get(_TRIAL_TAG)
+            batch = tuple(tags.get(name, "") for name in ("dataset_version", "batch", "code_version"))
+            if (job is not None and job not in jobs) or (_BATCH_TAG in tags and batch not in batches):
+                client.set_terminated(run.info.run_id, "KILLED")
+                ended += 1
+    except MlflowException as error:
+        if error.error_code in _AWAY:
+            raise PartAway(f"MLflow: {error}", "mlflow_away") from error
+        raise
+    return ended
 
 
 def _experiment(client: MlflowClient) -> str:

@@ -24,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.inbox import first_time
 from readmit_chassis.outbox import enqueue
+from readmit_contracts.encounter import schema_sha256
 from readmit_contracts.events import BatchReady, ModelVersion, TrainedModel, TrainingFinished, TrainingRequested
 from readmit_contracts.topics import TRAINING_FINISHED
 from readmit_trainer.domain import FAMILIES, FamilyName, KnownJob, Outcome, Plan, describe_failures, model_name, plan
@@ -37,7 +38,8 @@ _SHOWN = (
     "SELECT request_id, reason, requested_by, requested_at, force, status, dataset_version, models, error, finished_at,"
     " (SELECT count(*) FROM training.request_jobs WHERE request_jobs.request_id = requests.request_id) AS fits_total,"
     " (SELECT count(*) FROM training.request_jobs JOIN training.jobs USING (job_id)"
-    "  WHERE request_jobs.request_id = requests.request_id AND jobs.status IN ('done', 'failed')) AS fits_ended"
+    "  WHERE request_jobs.request_id = requests.request_id AND jobs.status IN ('done', 'failed', 'superseded'))"
+    " AS fits_ended"
     " FROM training.requests"
 )
 #: The fits of a dataset version by one version of the code, one per batch and family: the request's own before others,
@@ -94,7 +96,7 @@ class TrainingStore:
                 "UPDATE training.requests SET dataset_version = %s WHERE request_id = %s", (version, event.request_id)
             )
             known = await _known(connection, version, code_version)
-            planned = plan(batches, families, known, force=event.force)
+            planned = plan(batches, await _at_work(connection, families), known, force=event.force)
             jobs = await _queue(connection, event, envelope, code_version, planned)
             await connection.execute(
                 "INSERT INTO training.request_jobs (request_id, job_id) SELECT %s, unnest(%s::uuid[])",
@@ -183,6 +185,11 @@ async def _batches(connection: Connection, wanted: int | None) -> list[BatchRead
         raise NothingToTrainOn(f"there is no dataset {version}; the newest is {newest}")
     if not batches:
         raise NothingToTrainOn(f"dataset {version} has no training rows; ingest a source with more rows")
+    if batches[0].schema_sha256 != schema_sha256():
+        raise NothingToTrainOn(
+            f"dataset {version} was cleaned by the encounter schema {batches[0].schema_sha256[:12]}, this trainer reads"
+            f" {schema_sha256()[:12]}; ingest the source again with the ingestor of this release"
+        )
     return batches
 
 
@@ -194,6 +201,13 @@ async def _newest(connection: Connection) -> int | None:
     except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
         return None  # no ingestor has ever run on this database: it makes the tables and lets us read them
     return row[0] if row else None
+
+
+async def _at_work(connection: Connection, families: tuple[FamilyName, ...]) -> list[FamilyName]:
+    """Our families, and those that other trainers have queued jobs of: who hears a request asks for all."""
+    rows = await (await connection.execute("SELECT DISTINCT family FROM training.jobs")).fetchall()
+    there = {*families, *(row[0] for row in rows)}
+    return [family for family in FAMILIES if family in there]
 
 
 async def _known(connection: Connection, version: int, code_version: str) -> list[KnownJob]:

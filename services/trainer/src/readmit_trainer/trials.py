@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.json import Jsonb
 
-from readmit_chassis.failures import Transient
+from readmit_trainer.errors import PartAway
 from readmit_trainer.search import Trial
 
 
@@ -34,7 +34,7 @@ class NoShelf:
 class PostgresShelf:
     """One job's trials by one feature spec; another spec means other rows, whose trials say nothing here.
 
-    Raises Transient while the database is away.
+    Raises PartAway while the database is away.
     """
 
     def __init__(self, conninfo: str, job_id: UUID, spec_sha256: str) -> None:
@@ -51,7 +51,7 @@ class PostgresShelf:
                     self._key,
                 ).fetchall()
         except psycopg.OperationalError as error:
-            raise Transient(f"database not reachable: {error}") from error
+            raise PartAway(f"database not reachable: {error}", "database_away") from error
         trials = [Trial(n, params, tuple(losses), state, s, settled) for n, params, losses, state, s, settled in rows]
         return [trial for place, trial in enumerate(trials) if trial.number == place]
 
@@ -69,4 +69,4 @@ class PostgresShelf:
                     ),
                 )  # fmt: skip
         except psycopg.OperationalError as error:
-            raise Transient(f"database not reachable: {error}") from error
+            raise PartAway(f"database not reachable: {error}", "database_away") from error

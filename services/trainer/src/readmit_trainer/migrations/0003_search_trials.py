@@ -2,7 +2,7 @@
 
 from readmit_chassis.migrations import run_sql
 
-revision = "0004_search_trials"
+revision = "0003_search_trials"
 down_revision = "0002_requests"
 
 
