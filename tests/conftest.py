@@ -37,7 +37,7 @@ class Platform:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "readmit_local", "up", "--state-dir", str(self.state_dir), "--ports", "free",
                  "--kafka", self.kafka, "--pods", "2", *options],
-                stdout=output, stderr=subprocess.STDOUT,
+                stdout=output, stderr=subprocess.STDOUT, env={"TRAINER_SEARCH_TRIALS": "2", **os.environ},
             )  # fmt: skip
 
     def stop(self) -> int:

@@ -131,7 +131,8 @@ def test_runs_are_nested_and_none_is_left_running(platform: Platform) -> None:
     runs = httpx.post(f"{base}/runs/search", json={"experiment_ids": [experiment], "max_results": 1000}).json()["runs"]
     parents = [r for r in runs if not any(t["key"] == "mlflow.parentRunId" for t in r["data"]["tags"])]
     assert len(parents) == 2
-    assert len(runs) == 2 + 6
+    assert sum(any(t["key"] == "readmit.trial_of" for t in r["data"]["tags"]) for r in runs) == 6 * 2
+    assert len(runs) == 2 + 6 + 6 * 2
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -28,6 +30,8 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    # Where Matplotlib keeps its list of fonts: the image's own folders are read-only.
+    "MPLCONFIGDIR": str(Path(tempfile.gettempdir(), "readmit-matplotlib")),
     # Threads that spin while they wait make a fit ten times slower on a machine whose cores are busy.
     "OMP_WAIT_POLICY": "PASSIVE",
 }

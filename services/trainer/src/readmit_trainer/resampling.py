@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 Keys = NDArray[np.uint64]
-Weights = NDArray[np.int64]
+Weights = NDArray[np.float32]  #: whole numbers
 
 RESAMPLES = 500
 BINS = 10
@@ -32,7 +33,7 @@ def intervals(risks: Floats, labels: Labels, patients: Keys) -> Mapping[str, Int
 
     The bins of the calibration error stay those of all rows: ten of equal size.
     """
-    once = np.ones((1, len(labels)), dtype=np.int64)
+    once = np.ones((1, len(labels)), dtype=np.float32)
     points = {name: float(values[0]) for name, values in _scores(risks, labels, once).items()}
     drawn: dict[str, list[Floats]] = {name: [] for name in points}
     for weights in draws(patients):
@@ -49,14 +50,19 @@ def auroc_interval(risks: Floats, labels: Labels, patients: Keys) -> tuple[float
     return float(low), float(high)
 
 
-def draws(patients: Keys, resamples: int = RESAMPLES) -> Iterator[Weights]:
+def draws(patients: Keys, resamples: int = RESAMPLES) -> Sequence[Weights]:
     """How often each row is drawn when patients are, in chunks of shape (c, n); always the same draws."""
-    index = np.unique(patients, return_inverse=True)[1]
+    return _drawn(np.ascontiguousarray(patients, dtype=np.uint64).tobytes(), resamples)
+
+
+@lru_cache(maxsize=3)  # the models of a dataset version are all judged on the same patients
+def _drawn(keys: bytes, resamples: int) -> tuple[Weights, ...]:
+    index = np.unique(np.frombuffer(keys, dtype=np.uint64), return_inverse=True)[1]
     count = int(index.max()) + 1
     random = np.random.default_rng(0)
     shares = np.full(count, 1.0 / count)
-    for start in range(0, resamples, _CHUNK):
-        yield random.multinomial(count, shares, size=min(_CHUNK, resamples - start))[:, index]
+    sizes = [min(_CHUNK, resamples - start) for start in range(0, resamples, _CHUNK)]
+    return tuple(random.multinomial(count, shares, size=size)[:, index].astype(np.float32) for size in sizes)
 
 
 def weighted_aurocs(risks: Floats, labels: Labels, weights: Weights) -> Floats:

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from readmit_trainer.resampling import draws, weighted_aurocs
+from readmit_trainer.resampling import Weights, draws, weighted_aurocs
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
@@ -56,7 +56,7 @@ class Subgroup:
 
 def subgroups(frame: pd.DataFrame, risks: Floats, labels: Labels, patients: Keys, threshold: float) -> list[Subgroup]:
     """Every group of every attribute that the frame holds, the largest first."""
-    weights = np.concatenate(list(draws(patients)))
+    weights = np.concatenate(draws(patients))
     overall = (float(roc_auc_score(labels, risks)), weighted_aurocs(risks, labels, weights))
     return [
         _subgroup(attribute, group, inside, risks, labels, patients, threshold, weights, overall)
@@ -112,7 +112,7 @@ def _subgroup(
     labels: Labels,
     patients: Keys,
     threshold: float,
-    weights: NDArray[np.int64],
+    weights: Weights,
     overall: tuple[float, Floats],
 ) -> Subgroup:
     positives, rows = int(labels[inside].sum()), int(inside.sum())
