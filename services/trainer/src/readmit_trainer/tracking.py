@@ -5,6 +5,7 @@ Everything is looked up by its tags before it is made, so an attempt that died h
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import tempfile
@@ -242,7 +243,10 @@ def _dataset(task: FitTask, candidate: Candidate) -> DatasetInput:
     name = f"dataset {event.dataset_version}, batches {made.first_batch} to {made.batch}"
     source = {"table": "clean_data.diabetes_train", "batch_sha256": list(made.batch_sha256)}
     profile = {"num_rows": candidate.training_rows, "content_sha256": event.content_sha256}
-    dataset = Dataset(name, event.batch_sha256[:36], "postgresql", json.dumps(source), profile=json.dumps(profile))
+    # MLflow keeps one dataset per name and digest, so the digest covers all that the rows depend on.
+    rows = f"{made.batch_sha256} {made.first_batch} {made.sample_fraction} {candidate.training_rows}"
+    digest = hashlib.sha256(rows.encode()).hexdigest()[:36]
+    dataset = Dataset(name, digest, "postgresql", json.dumps(source), profile=json.dumps(profile))
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
