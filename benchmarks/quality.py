@@ -238,6 +238,12 @@ def report(folder: Path) -> str:
         for place, (answer, order) in enumerate(zip(answers, orders, strict=True)):
             drawn[resample, place] = measures(answer.risks, labels, weights, order)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    # Noise only pushes a calibration error up, a resample's beyond the sample's: reflected, as in the trainer.
+    error = np.array([point[3] for point in points])
+    low[:, 3], high[:, 3] = (
+        np.maximum(0, np.minimum(error, 2 * error - high[:, 3])),
+        np.maximum(error, 2 * error - low[:, 3]),
+    )
     behind = np.quantile(drawn[:, :1, 0] - drawn[:, :, 0], [0.025, 0.975], axis=0)
     lines = [
         f"{len(labels):,} test encounters of {patients:,} patients, {labels.mean():.1%} readmitted within 30 days.",

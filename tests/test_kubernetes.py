@@ -13,6 +13,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from readmit_trainer.domain import FAMILIES, consumer_group
+
 from . import kubernetes_checks as checks
 from . import kubernetes_network as network
 from .kubernetes_documents import Document, Documents, named, of_kind, workloads
@@ -327,11 +329,11 @@ def test_keda_scales_the_trainer_by_topics_and_groups_that_exist(with_keda: Docu
     (scaled,) = of_kind(with_keda, *KEDA)
     assert scaled_object_problems(scaled) == []
     topics = {topic["name"] for topic in yaml.safe_load((ROOT / "infra/kafka/topics.yaml").read_text())["topics"]}
-    code = "".join(path.read_text() for path in (ROOT / "services/trainer/src").rglob("*.py"))
+    group = consumer_group(FAMILIES)
     for trigger in scaled["spec"]["triggers"]:
         if trigger["type"] == "kafka":
             assert trigger["metadata"]["topic"] in topics
-            assert f'"{trigger["metadata"]["consumerGroup"]}"' in code
+            assert trigger["metadata"]["consumerGroup"] in {group, f"{group}-requests"}
         address = trigger["metadata"].get("bootstrapServers") or trigger["metadata"]["serverAddress"]
         host, _, port = address.removeprefix("http://").partition(":")
         name, _, namespace = host.partition(".")

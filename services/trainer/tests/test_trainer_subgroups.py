@@ -45,7 +45,9 @@ def test_a_group_that_is_served_worse_is_named(found: dict[tuple[str, str], Subg
 
 def test_few_patients_are_no_evidence(found: dict[tuple[str, str], Subgroup]) -> None:
     assert found["race", "Asian"].verdict == "insufficient evidence"
-    assert found["race", "Asian"].positives < 30
+    positives = found["race", "Asian"].positives
+    assert positives is not None
+    assert positives < 30
 
 
 def test_a_group_of_everybody_is_no_different_from_everybody(found: dict[tuple[str, str], Subgroup]) -> None:
@@ -58,7 +60,35 @@ def test_a_group_of_everybody_is_no_different_from_everybody(found: dict[tuple[s
 def test_a_group_of_one_class_has_no_auroc() -> None:
     frame = pd.DataFrame({"gender": np.where(LABELS, "Male", "Female")})
     for one in subgroups(frame, RISKS, LABELS, PATIENTS, 0.125):
-        assert (one.auroc, one.auroc_low, one.verdict) == (None, None, "insufficient evidence")
+        assert (one.auroc, one.auroc_low, one.excess_low, one.verdict) == (None, None, None, "insufficient evidence")
+
+
+def test_risks_that_are_too_high_for_one_group_show_in_its_calibration_and_recall() -> None:
+    male = np.arange(ROWS) % 4 < 2
+    frame = pd.DataFrame({"gender": np.where(male, "Male", "Female")})
+    noise = np.random.default_rng(3).normal(0, 0.001, ROWS)
+    risks = np.where(male, 1.5, 1.0) * LABELS.mean() + noise
+    found = {one.group: one for one in subgroups(frame, risks, LABELS, PATIENTS, 0.2)}
+    too_high, right = found["Male"], found["Female"]
+    assert too_high.observed is not None
+    assert too_high.expected is not None
+    assert too_high.excess_low is not None
+    assert too_high.excess_high is not None
+    assert too_high.excess_low < too_high.observed - too_high.expected < too_high.excess_high < 0
+    assert right.excess_low is not None
+    assert right.excess_high is not None
+    assert right.excess_low < 0 < right.excess_high
+    assert (too_high.recall, too_high.recall_low, right.recall) == (1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(("patients", "told"), [(10, False), (11, True)])
+def test_of_a_handful_of_patients_only_the_number_is_told(patients: int, told: bool) -> None:
+    frame = pd.DataFrame({"race": np.where(np.arange(ROWS) < 2 * patients, "Asian", "Caucasian")})
+    [one] = (one for one in subgroups(frame, RISKS, LABELS, PATIENTS, 0.125) if one.group == "Asian")
+    assert (one.rows, one.patients) == (2 * patients, patients)
+    figures = (one.positives, one.observed, one.expected, one.alert_rate)
+    assert all((figure is not None) == told for figure in figures)
+    assert ("| race Asian | 20 | - | - | - / - | - | - | - |" in as_markdown([one])) != told
 
 
 def test_who_was_not_recorded_is_a_group_too_and_every_row_is_in_one(found: dict[tuple[str, str], Subgroup]) -> None:
@@ -69,6 +99,6 @@ def test_who_was_not_recorded_is_a_group_too_and_every_row_is_in_one(found: dict
 def test_the_tables_say_all_of_it(found: dict[tuple[str, str], Subgroup]) -> None:
     groups = list(found.values())
     text = as_markdown(groups)
-    assert len(text.splitlines()) == len(groups) + 2
+    assert len([line for line in text.splitlines() if line.startswith("|")]) == len(groups) + 2
     assert "worse than overall" in text
     assert len(json.loads(json.dumps(as_dicts(groups)))) == len(groups)

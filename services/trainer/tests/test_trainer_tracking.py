@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -160,6 +161,8 @@ def test_every_trial_of_the_search_is_a_run_below_its_family_once(
     for trial in candidate.trials:
         run = trials[trial.number]
         assert (run.info.status, run.data.tags["mlflow.parentRunId"]) == ("FINISHED", run_id)
+        assert run.data.tags["state"] == trial.state
+        assert run.info.end_time - run.info.start_time == int(trial.seconds * 1000)
         assert run.data.params == {name: str(value) for name, value in trial.params.items()}
         assert run.data.metrics.get("log_loss") == trial.value
 
@@ -180,6 +183,75 @@ def test_a_reader_gets_from_a_model_version_to_the_rows_that_trained_it(
     [shown] = run.inputs.dataset_inputs
     assert shown.dataset.name == "dataset 1, batches 1 to 1"
     assert json.loads(shown.dataset.profile)["num_rows"] == candidate.training_rows
+    columns = {column["name"]: column["type"] for column in json.loads(shown.dataset.schema)["mlflow_colspec"]}
+    assert columns["time_in_hospital"] == "long"
+    assert len(columns) == len(candidate.manifest.feature_spec.columns)
+
+
+@pytest.mark.stack
+def test_another_sample_of_the_same_batches_is_another_dataset(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    """MLflow keeps what it first heard of a dataset with this name and digest."""
+    fewer = dataclasses.replace(
+        candidate,
+        training_rows=candidate.training_rows - 1_000,
+        manifest=candidate.manifest.model_copy(
+            update={"lineage": candidate.manifest.lineage.model_copy(update={"sample_fraction": 0.5})}
+        ),
+    )
+    rows = []
+    for one in (candidate, fewer):
+        run = client.get_run(register(client, make_task("decision_tree"), one, BUNDLE, EVIDENCE).run_id)
+        rows.append(json.loads(run.inputs.dataset_inputs[0].dataset.profile)["num_rows"])
+    assert rows == [candidate.training_rows, fewer.training_rows]
+
+
+@pytest.mark.stack
+def test_mlflows_pages_say_what_is_on_them(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    before_ms = time.time() * 1000
+    run = client.get_run(register(client, make_task("decision_tree"), candidate, BUNDLE, EVIDENCE).run_id)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert "below it one per model family" in experiment.tags["mlflow.note.content"]
+    assert run.data.tags["mlflow.note.content"].startswith("# diabetes_readmission_decision_tree")
+    assert run.data.tags["mlflow.source.name"] == "readmit-trainer"
+    # A run lasts from the first trial to its registration.
+    assert before_ms - run.info.start_time == pytest.approx(candidate.fit_seconds * 1000, abs=2_000)
+    model = client.get_registered_model("diabetes_readmission_decision_tree")
+    assert "Risk of readmission" in model.description
+
+
+@pytest.mark.stack
+def test_a_card_that_is_longer_than_the_registry_keeps_is_cut_at_a_line(
+    client: MlflowClient,
+    candidate: Candidate,
+    make_task: Callable[[FamilyName], FitTask],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL refuses a description of more than 5,000 characters, and each attempt after it."""
+    card = "\n".join(f"line {n} of a long card" for n in range(400))
+    monkeypatch.setattr(tracking, "model_card", lambda *_: card)
+    registered = register(client, make_task("decision_tree"), candidate, BUNDLE, EVIDENCE)
+    description = client.get_model_version("diabetes_readmission_decision_tree", registered.version).description
+    told, _, rest = description.partition("\n\n")
+    assert len(description) <= 5_000
+    assert set(told.splitlines()) < set(card.splitlines())
+    assert "model_card.md" in rest
+    assert Path(client.download_artifacts(registered.run_id, "model_card.md")).read_text() == card
+
+
+@pytest.mark.stack
+def test_a_registration_with_many_trials_is_a_matter_of_seconds(
+    client: MlflowClient, candidate: Candidate, make_task: Callable[[FamilyName], FitTask]
+) -> None:
+    trials = [dataclasses.replace(candidate.trials[0], number=number) for number in range(20)]
+    many, task = dataclasses.replace(candidate, trials=tuple(trials)), make_task("decision_tree")
+    started = time.thread_time()  # ours alone: what MLflow's server takes is beside the point
+    register(client, task, many, BUNDLE, EVIDENCE)
+    assert time.thread_time() - started < 5
+    assert len(runs(client, "readmit.trial_of", str(task.job_id))) == 20
 
 
 @pytest.mark.stack

@@ -20,6 +20,7 @@ from readmit_trainer.domain import FitDone, FitTask, Progress, model_name
 from readmit_trainer.errors import PartAway
 from readmit_trainer.evidence import write_evidence
 from readmit_trainer.preprocessor import PREPROCESSOR_KEY, preprocessor_bytes
+from readmit_trainer.report import signature
 from readmit_trainer.search import Budget
 from readmit_trainer.settings import Settings
 from readmit_trainer.tracking import OpenJob, Registered, end_orphans, register, wait_until_up
@@ -67,6 +68,8 @@ class Pipeline:
             )  # fmt: skip
         tell(Progress("registering"))
         bundle = write_bundle(self._store.put, f"s3://{settings.bucket}/bundles", candidate.bundle)
+        # Beside the bundle and no part of it: there MLflow's page of a model version looks for its signature.
+        self._store.put(f"{bundle.uri}/MLmodel", signature(candidate.manifest).encode())
         evidence = write_evidence(self._store.put, settings.bucket, candidate.evidence)
         registered = self._register(task, candidate, bundle, evidence)
         model = ModelVersion(name=model_name(task.family), version=registered.version, family=task.family)

@@ -15,14 +15,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from readmit_trainer.resampling import BINS, Interval
+from readmit_trainer.resampling import BINS, Interval, draws, weighted_curves
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
+Keys = NDArray[np.uint64]
 
 _OURS, _OTHER, _GREY = "#0072B2", "#D55E00", "#777777"
-_SHOWN_FEATURES = 25
+_BAND = "95 % band, by draws of patients"
+_SHOWN_FEATURES, _LONGEST_NAME = 25, 43
 _HIGHEST_THRESHOLD = 0.5
+_BAND_THRESHOLDS = 200
+#: Of a recall that few patients make up, precision can be anything.
+_LEAST_RECALL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class LearningPoint:
 def pictures(
     risks: Floats,
     labels: Labels,
+    patients: Keys,
     held_out: Labels,
     threshold: float,
     scores: Mapping[str, Interval],
@@ -48,15 +54,43 @@ def pictures(
     `scores` as `report.scores_of` gives them.
     """
     outside, truth = risks[held_out], labels[held_out]
+    bands = bands_of(risks, labels, patients)
     return {
-        "roc.png": _png(lambda axes: _roc(axes, risks, labels, scores["auroc"])),
-        "precision_recall.png": _png(lambda axes: _precision_recall(axes, risks, labels, scores["average_precision"])),
+        "roc.png": _png(lambda axes: _roc(axes, risks, labels, scores["auroc"], bands)),
+        "precision_recall.png": _png(
+            lambda axes: _precision_recall(axes, risks, labels, scores["average_precision"], bands)
+        ),
         "reliability.png": _png(lambda axes: _reliability(axes, outside, truth, scores["calibration_error"])),
         "decision_curve.png": _png(lambda axes: _decision_curve(axes, outside, truth, threshold)),
-        "confusion_matrix.png": _png(lambda axes: _confusion(axes, outside, truth, threshold)),
-        "importances.png": _png(lambda axes: _importances(axes, importances)),
+        "confusion_matrix.png": _png(lambda axes: _confusion(axes, outside, truth, threshold), left=0.2),
+        "importances.png": _png(lambda axes: _importances(axes, importances), left=0.42),
         "learning_curve.png": _png(lambda axes: _learning(axes, curve)),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """95 % bands at each share of `grid` (g,): recall at that false alarm rate, precision at that recall, (2, g)."""
+
+    grid: Floats
+    recall: Floats
+    precision: Floats
+
+
+def bands_of(risks: Floats, labels: Labels, patients: Keys) -> Bands:
+    """How far chance could move the curves at one place, by draws of patients."""
+    thresholds = np.unique(np.quantile(risks, np.linspace(0, 1, _BAND_THRESHOLDS)))[::-1]
+    grid = np.linspace(0, 1, 101)
+    recalls, precisions = [], []
+    for weights in draws(patients):
+        hits, alarms = weighted_curves(risks, labels, thresholds, weights)
+        for hit, alarm in zip(hits.T, alarms.T, strict=True):
+            if hit[-1] and alarm[-1]:
+                recall = hit / hit[-1]
+                recalls.append(np.interp(grid, np.r_[0, alarm / alarm[-1]], np.r_[0, recall]))
+                precisions.append(np.interp(grid, recall, hit / np.maximum(hit + alarm, 1)))
+    ends = [0.025, 0.975]
+    return Bands(grid, np.quantile(recalls, ends, axis=0), np.quantile(precisions, ends, axis=0))
 
 
 def wilson(positives: Floats, rows: Floats) -> tuple[Floats, Floats]:
@@ -75,13 +109,15 @@ def net_benefit(risks: Floats, labels: Labels, thresholds: Floats) -> Floats:
     return np.asarray(hits - alarms * thresholds / (1 - thresholds))
 
 
-def _png(draw: Callable[[Axes], None]) -> bytes:
-    figure = Figure(figsize=(7, 5), dpi=115, layout="constrained")
+def _png(draw: Callable[[Axes], None], left: float = 0.12) -> bytes:
+    # Fixed margins: a layout that measures every text first draws the figure twice.
+    figure = Figure(figsize=(7, 5), dpi=115)
+    figure.subplots_adjust(left=left, right=0.97, bottom=0.12, top=0.92)
     axes = figure.subplots()
-    draw(axes)
     axes.spines[["top", "right"]].set_visible(False)
+    draw(axes)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 3})
     return buffer.getvalue()
 
 
@@ -89,25 +125,34 @@ def _said(name: str, score: Interval) -> str:
     return f"{name} {score.value:.3f} (95 %: {score.low:.3f} to {score.high:.3f})"
 
 
-def _roc(axes: Axes, risks: Floats, labels: Labels, score: Interval) -> None:
+def _roc(axes: Axes, risks: Floats, labels: Labels, score: Interval, bands: Bands) -> None:
     alarms, hits, _ = roc_curve(labels, risks)
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="chance")
+    axes.fill_between(bands.grid, *bands.recall, color=_OURS, alpha=0.2, linewidth=0, label=_BAND)
     axes.plot(alarms, hits, color=_OURS, label=_said("AUROC", score))
     axes.set(
         title="ROC curve, validation patients",
         xlabel="False alarm rate (1 - specificity)",
         ylabel="Recall (sensitivity)",
+        xlim=(0, 1),
+        ylim=(0, 1),
     )
     axes.legend(loc="lower right", frameon=False)
 
 
-def _precision_recall(axes: Axes, risks: Floats, labels: Labels, score: Interval) -> None:
+def _precision_recall(axes: Axes, risks: Floats, labels: Labels, score: Interval, bands: Bands) -> None:
     precision, recall, _ = precision_recall_curve(labels, risks)
     axes.axhline(labels.mean(), color=_GREY, linestyle=":", label=f"flag everybody: {labels.mean():.3f}")
+    shown = bands.grid >= _LEAST_RECALL
+    axes.fill_between(bands.grid[shown], *bands.precision[:, shown], color=_OURS, alpha=0.2, linewidth=0, label=_BAND)
     axes.plot(recall[:-1], precision[:-1], color=_OURS, label=_said("average precision", score))
-    top = np.quantile(precision[recall > 0.02], 0.99) if (recall > 0.02).any() else 1.0
-    axes.set(title="Precision and recall, validation patients", xlabel="Recall", ylabel="Precision")
-    axes.set_ylim(0, min(1.0, 1.25 * top))
+    axes.set(
+        title="Precision and recall, validation patients",
+        xlabel="Recall",
+        ylabel="Precision",
+        xlim=(0, 1),
+        ylim=(0, min(1.0, 1.15 * bands.precision[1, shown].max())),
+    )
     axes.legend(loc="upper right", frameon=False)
 
 
@@ -119,13 +164,15 @@ def _reliability(axes: Axes, risks: Floats, labels: Labels, score: Interval) -> 
     low, high = wilson(positives, rows)
     rate = positives / rows
     end = 1.08 * max(expected.max(), high.max())
-    axes.hist(risks, bins=40, range=(0, end), weights=np.full(len(risks), 0.25 * end / len(risks) * 4), color="#DDDDDD",
-              label="how often each risk is told")  # fmt: skip
+    told, edges = np.histogram(risks, bins=40, range=(0, end))
+    axes.stairs(
+        told * (0.25 * end / told.max()), edges, fill=True, color="#DDDDDD", label="how often each risk is told"
+    )
     axes.plot([0, end], [0, end], color=_GREY, linestyle=":", label="as told")
     axes.errorbar(expected, rate, yerr=[np.maximum(rate - low, 0), np.maximum(high - rate, 0)], fmt="o", color=_OURS,
                   capsize=3, label="tenths of the held-out patients, 95 %")  # fmt: skip
     axes.set(
-        title=f"Reliability: calibration error {score.value:.4f}", xlabel="Risk that was told",
+        title=f"Reliability: {_said('calibration error', score)}", xlabel="Risk that was told (mean of a tenth)",
         ylabel="Share that was readmitted", xlim=(0, end), ylim=(0, end),
     )  # fmt: skip
     axes.legend(loc="upper left", frameon=False)
@@ -155,14 +202,22 @@ def _confusion(axes: Axes, risks: Floats, labels: Labels, threshold: float) -> N
         for told in range(2):
             axes.text(told, actual, f"{counts[actual, told]:,}\n{shares[actual, told]:.0%}", ha="center", va="center",
                       fontsize=14)  # fmt: skip
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
     axes.set_xticks([0, 1], ["not flagged", "flagged"])
     axes.set_yticks([0, 1], ["not readmitted", "readmitted"])
-    axes.set(title=f"Held-out patients at the threshold of {threshold:.3f}")
+    axes.set(
+        title="Encounters of held-out patients, and share of their row",
+        xlabel=f"What the model says at the threshold of {threshold:.3f}",
+        aspect="auto",
+    )
 
 
 def _importances(axes: Axes, importances: Mapping[str, float]) -> None:
     top = list(importances.items())[:_SHOWN_FEATURES][::-1]
-    axes.barh([name for name, _ in top], [share for _, share in top], color=_OURS)
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name, _ in top]
+    axes.barh(range(len(top)), [share for _, share in top], color=_OURS, tick_label=names)
+    axes.margins(y=0.01)
     axes.tick_params(axis="y", labelsize=8)
     axes.set(title=f"The {len(top)} most important features", xlabel="Share of all importance")
 
@@ -173,7 +228,11 @@ def _learning(axes: Axes, curve: Sequence[LearningPoint]) -> None:
     low, high = (np.array([getattr(point.auroc, end) for point in curve]) for end in ("low", "high"))
     axes.errorbar(rows, values, yerr=[values - low, high - values], fmt="o-", color=_OURS, capsize=4)
     for point in curve:
-        axes.annotate(f"batch {point.batch}", (point.training_rows, point.auroc.low), textcoords="offset points",
-                      xytext=(4, -12), fontsize=8, color=_GREY)  # fmt: skip
-    axes.set(title="Learning curve over batches", xlabel="Training rows", ylabel="Validation AUROC, 95 %")
-    axes.set_xlim(0, 1.12 * max(rows))
+        axes.annotate(f"batch {point.batch}", (point.training_rows, point.auroc.high), textcoords="offset points",
+                      xytext=(0, 6), ha="center", fontsize=9, color=_GREY)  # fmt: skip
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set(
+        title="Learning curve over batches", xlabel="Training encounters",
+        ylabel="Validation AUROC (95 % interval)", xlim=(0, 1.12 * max(rows)),
+    )  # fmt: skip
+    axes.margins(y=0.1)

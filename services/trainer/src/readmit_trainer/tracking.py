@@ -12,12 +12,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from readmit_bundle.archive import MANIFEST_FILE
@@ -37,6 +38,14 @@ _BATCH_TAG = "readmit.batch_run"
 _TRIAL_TAG = "readmit.trial_of"
 _CURVE_TAG = "readmit.learning_curve"
 _ALREADY_EXISTS = "RESOURCE_ALREADY_EXISTS"
+_NOTE_TAG = "mlflow.note.content"
+_ABOUT = (
+    "Risk of readmission within 30 days, of patients with diabetes. A run per batch of training data, below it one per"
+    " model family, and below that one per trial of its search. A run's model card says what the model is good for."
+)
+_SOURCE = {"mlflow.source.name": "readmit-trainer", "mlflow.source.type": "JOB", "mlflow.user": "readmit_trainer"}
+# What the registry's column holds in PostgreSQL, which refuses more.
+_LONGEST_DESCRIPTION = 5000
 _AWAY = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED"})
 
 
@@ -66,25 +75,29 @@ def register(
     client: MlflowClient, task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: ArtifactRef
 ) -> Registered:
     """Log the nested run and register the model version, once per job. Raises PartAway while MLflow is away."""
-    report = describe(candidate)
     try:
         experiment = _experiment(client)
-        parent = _parent_run(client, experiment, task)
+        started_ms = _now_ms() - int(candidate.fit_seconds * 1000)
+        parent = _parent_run(client, experiment, task, started_ms)
         tags = _tags(task, candidate, bundle, evidence)
-        run_id = _run(client, experiment, JOB_TAG, str(task.job_id), task.family, {_PARENT_TAG: parent})
-        client.log_batch(
-            run_id, _metrics(candidate, report), _params(candidate), [RunTag(*tag) for tag in tags.items()]
-        )
-        client.log_inputs(run_id, datasets=[_dataset(task, candidate)])
-        curve = _learning_curve(client, experiment, task, candidate, report)
-        with tempfile.TemporaryDirectory(prefix="readmit-run-") as folder:
-            for name, content in _files(candidate, report, bundle, evidence, curve).items():
-                path = Path(folder, name)
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
-            client.log_artifacts(run_id, folder)
-        _trial_runs(client, experiment, task, run_id, candidate)
-        version = _model_version(client, task, run_id, bundle, tags, model_card(candidate, report))
+        run_id = _run(client, experiment, JOB_TAG, str(task.job_id), task.family, {_PARENT_TAG: parent}, started_ms)
+        # MLflow takes as long for the trials' runs as we take to draw intervals and pictures.
+        with ThreadPoolExecutor(1, "trial-runs") as aside:
+            trials = aside.submit(_trial_runs, client, experiment, task, run_id, candidate)
+            report = describe(candidate)
+            card = model_card(candidate, report)
+            client.log_inputs(run_id, datasets=[_dataset(task, candidate)])
+            curve = _learning_curve(client, experiment, task, candidate, report)
+            with tempfile.TemporaryDirectory(prefix="readmit-run-") as folder:
+                for name, content in _files(candidate, report, card, bundle, evidence, curve).items():
+                    path = Path(folder, name)
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(content)
+                client.log_artifacts(run_id, folder)
+            trials.result()
+        shown = [RunTag(*tag) for tag in (tags | {_NOTE_TAG: _description(card)}).items()]
+        client.log_batch(run_id, _metrics(candidate, report), _params(candidate), shown)
+        version = _model_version(client, task, run_id, bundle, tags, _description(card))
         for ended in (run_id, parent):  # the parent ends again with each family, so it never runs with nobody in it
             client.set_terminated(ended, "FINISHED")
     except MlflowException as error:
@@ -113,8 +126,7 @@ def end_orphans(client: MlflowClient, open_jobs: Sequence[OpenJob]) -> int:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return 0
-        running = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
-        for run in running:
+        for run in list(_runs(client, str(experiment.experiment_id), "attributes.status = 'RUNNING'")):
             tags = run.data.tags
             job = tags.get(JOB_TAG) or tags.get(_TRIAL_TAG)
             batch = tuple(tags.get(name, "") for name in ("dataset_version", "batch", "code_version"))
@@ -133,14 +145,14 @@ def _experiment(client: MlflowClient) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(EXPERIMENT))
+        return str(client.create_experiment(EXPERIMENT, tags={_NOTE_TAG: _ABOUT}))
     except MlflowException as error:
         if error.error_code != _ALREADY_EXISTS:
             raise
         return _experiment(client)
 
 
-def _parent_run(client: MlflowClient, experiment: str, task: FitTask) -> str:
+def _parent_run(client: MlflowClient, experiment: str, task: FitTask, started_ms: int) -> str:
     event = task.batch
     name = f"dataset-{event.dataset_version}-batch-{event.batch}"
     key = f"{event.content_sha256}-{event.batch}-{task.code_version}"
@@ -154,14 +166,35 @@ def _parent_run(client: MlflowClient, experiment: str, task: FitTask) -> str:
     if task.request_id is not None:  # what was trained again on request stands beside what the batch gave rise to
         name, key = f"{name}-again", f"{key}-{task.request_id}"
         tags["request_id"] = str(task.request_id)
-    return _run(client, experiment, _BATCH_TAG, key, name, tags)
+    return _run(client, experiment, _BATCH_TAG, key, name, tags, started_ms)
 
 
-def _run(client: MlflowClient, experiment: str, tag: str, value: str, name: str, tags: Mapping[str, str]) -> str:
+def _run(
+    client: MlflowClient,
+    experiment: str,
+    tag: str,
+    value: str,
+    name: str,
+    tags: Mapping[str, str],
+    started_ms: int,
+) -> str:
     """The run with this tag, made if there is none."""
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
-    run = found[0] if found else client.create_run(experiment, tags={tag: value, **tags}, run_name=name)
+    run = found[0] if found else client.create_run(
+        experiment, start_time=started_ms, tags={tag: value, **tags, **_SOURCE}, run_name=name
+    )  # fmt: skip
     return str(run.info.run_id)
+
+
+def _runs(client: MlflowClient, experiment: str, condition: str) -> Iterator[Run]:
+    """All runs that meet a condition, whatever their number."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _model_version(
@@ -169,7 +202,7 @@ def _model_version(
 ) -> str:
     name = model_name(task.family)
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=_ABOUT)
     except MlflowException as error:
         if error.error_code != _ALREADY_EXISTS:
             raise
@@ -178,6 +211,18 @@ def _model_version(
         name, bundle.uri, run_id, tags={JOB_TAG: str(task.job_id), **tags}, description=card, await_creation_for=0
     )  # fmt: skip
     return str(made.version)
+
+
+def _description(card: str) -> str:
+    """The card, or as many of its lines as MLflow keeps."""
+    if len(card) <= _LONGEST_DESCRIPTION:
+        return card
+    rest = "\n\nThe rest is in the run's `model_card.md`."
+    return card[: _LONGEST_DESCRIPTION - len(rest)].rpartition("\n")[0] + rest
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _tags(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: ArtifactRef) -> dict[str, str]:
@@ -198,24 +243,31 @@ def _tags(task: FitTask, candidate: Candidate, bundle: ArtifactRef, evidence: Ar
 
 def _trial_runs(client: MlflowClient, experiment: str, task: FitTask, run_id: str, candidate: Candidate) -> None:
     """One ended run per trial of the search, below the family's run."""
-    found = client.search_runs([experiment], f"tags.`{_TRIAL_TAG}` = '{task.job_id}'", max_results=1000)
+    found = _runs(client, experiment, f"tags.`{_TRIAL_TAG}` = '{task.job_id}'")
     there = {run.data.tags["readmit.trial"]: run for run in found}
     for trial in candidate.trials:
         known = there.get(str(trial.number))
         if known is not None and known.info.status == "FINISHED":
             continue
-        tags = {_TRIAL_TAG: str(task.job_id), "readmit.trial": str(trial.number), _PARENT_TAG: run_id}
-        run = known or client.create_run(experiment, tags=tags, run_name=f"trial-{trial.number}-{trial.state}")
-        now_ms = int(time.time() * 1000)
+        now_ms = _now_ms()
+        tags = {
+            _TRIAL_TAG: str(task.job_id), "readmit.trial": str(trial.number), "state": trial.state, _PARENT_TAG: run_id,
+            **_SOURCE,
+        }  # fmt: skip
+        run = known or client.create_run(
+            experiment,
+            start_time=now_ms - int(trial.seconds * 1000),
+            tags=tags,
+            run_name=f"trial-{trial.number}-{trial.state}",
+        )
         losses = [Metric("fold_log_loss", loss, now_ms, fold) for fold, loss in enumerate(trial.losses)]
         figures = {"seconds": trial.seconds} | ({} if trial.value is None else {"log_loss": trial.value})
         client.log_batch(
             run.info.run_id,
             [*losses, *(Metric(name, figure, now_ms, 0) for name, figure in figures.items())],
             [Param(name, str(value)) for name, value in trial.params.items()],
-            [RunTag("state", trial.state)],
         )
-        client.set_terminated(run.info.run_id, "FINISHED")
+        client.set_terminated(run.info.run_id, "FINISHED", end_time=now_ms)
 
 
 def _learning_curve(
@@ -224,7 +276,7 @@ def _learning_curve(
     """What this family reached on the batches before, and on this one."""
     now = LearningPoint(task.batch.batch, candidate.training_rows, report.scores["auroc"])
     points = {now.batch: now}
-    for run in client.search_runs([experiment], f"tags.`{_CURVE_TAG}` = '{_curve(task)}'", max_results=1000):
+    for run in _runs(client, experiment, f"tags.`{_CURVE_TAG}` = '{_curve(task)}'"):
         batch, figures = int(run.data.tags["batch"]), run.data.metrics
         names = ("validation_auroc", "validation_auroc_low", "validation_auroc_high", "training_rows")
         if batch < now.batch and all(name in figures for name in names):
@@ -246,23 +298,29 @@ def _dataset(task: FitTask, candidate: Candidate) -> DatasetInput:
     # MLflow keeps one dataset per name and digest, so the digest covers all that the rows depend on.
     rows = f"{made.batch_sha256} {made.first_batch} {made.sample_fraction} {candidate.training_rows}"
     digest = hashlib.sha256(rows.encode()).hexdigest()[:36]
-    dataset = Dataset(name, digest, "postgresql", json.dumps(source), profile=json.dumps(profile))
+    columns = {"mlflow_colspec": json.loads(json.loads(signature(candidate.manifest))["signature"]["inputs"])}
+    dataset = Dataset(name, digest, "postgresql", json.dumps(source), json.dumps(columns), json.dumps(profile))
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _files(
-    candidate: Candidate, report: Report, bundle: ArtifactRef, evidence: ArtifactRef, curve: list[LearningPoint]
+    candidate: Candidate,
+    report: Report,
+    card: str,
+    bundle: ArtifactRef,
+    evidence: ArtifactRef,
+    curve: list[LearningPoint],
 ) -> dict[str, bytes]:
     """The run's artifacts by path."""
     drawn = pictures(
-        candidate.risks, candidate.labels, candidate.held_out, candidate.manifest.threshold.value, report.scores,
-        candidate.importances, curve,
+        candidate.risks, candidate.labels, candidate.patients, candidate.held_out,
+        candidate.manifest.threshold.value, report.scores, candidate.importances, curve,
     )  # fmt: skip
     return {
         MANIFEST_FILE: candidate.bundle.files[MANIFEST_FILE],
         "MLmodel": signature(candidate.manifest).encode(),
         "lineage.json": _json(lineage(candidate, bundle, evidence)),
-        "model_card.md": model_card(candidate, report).encode(),
+        "model_card.md": card.encode(),
         "subgroups.json": _json(as_dicts(report.audit)),
         "subgroups.md": as_markdown(report.audit).encode(),
         "importances.json": _json(dict(candidate.importances)),
@@ -290,7 +348,7 @@ def _metrics(candidate: Candidate, report: Report) -> list[Metric]:
         "bundle_bytes": candidate.bundle.size_bytes,
         "training_rows": candidate.training_rows,
     }
-    now_ms = int(time.time() * 1000)
+    now_ms = _now_ms()
     return [Metric(name, float(figure), now_ms, 0) for name, figure in figures.items()]
 
 
