@@ -95,6 +95,17 @@ def test_a_window_trains_on_its_own_batches_and_remembers_the_history_before_the
     expected = whole.tail(len(second.frame)).reset_index(drop=True)
     pd.testing.assert_frame_equal(second.frame[list(HISTORY_KEYS)], expected[list(HISTORY_KEYS)])
     assert Reader(server, window=1).train(make_event(2)).frame.equals(second.frame)
+    again = reader.train(make_event(1))
+    pd.testing.assert_frame_equal(again.frame, first.frame)
+
+
+
+def test_what_comes_after_a_batch_is_read_with_the_history_before_it(server: str, make_event: Event) -> None:
+    reader = Reader(server)
+    later = reader.train(make_event(2), after=1)
+    whole = reader.train(make_event(2))
+    assert (later.first_batch, whole.first_batch) == (2, 1)
+    assert later.frame.equals(whole.frame.tail(len(later.frame)).reset_index(drop=True))
 
 
 def test_a_row_that_was_changed_is_noticed_by_the_digest(server: str, make_event: Event) -> None:

@@ -32,6 +32,9 @@ class Lineage(_Frozen):
     dataset_version: Annotated[int, Field(ge=1)]
     first_batch: Annotated[int, Field(ge=1, description="trained on batches first_batch..batch")] = 1
     batch: Annotated[int, Field(ge=1)]
+    started_from: Annotated[
+        Sha256 | None, Field(description="bundle of the model that this one goes on from, on the batches before")
+    ] = None
     batch_sha256: Annotated[tuple[Sha256, ...], Field(description="of batches 1..batch, which the history is made of")]
     sample_fraction: Annotated[float, Field(gt=0, le=1, description="share of the training patients")] = 1.0
     content_sha256: Sha256

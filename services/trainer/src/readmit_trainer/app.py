@@ -22,7 +22,7 @@ from readmit_contracts.events import BatchReady, TrainingRequested
 from readmit_contracts.topics import BATCH_READY, TRAINING_REQUESTED
 from readmit_trainer import metrics
 from readmit_trainer.child import serve
-from readmit_trainer.domain import consumer_group
+from readmit_trainer.domain import WARM_STARTING, consumer_group
 from readmit_trainer.handlers import jobs_router, on_batch_ready, on_training_requested, trainings_router
 from readmit_trainer.lineage import code_version
 from readmit_trainer.runner import Runner
@@ -36,7 +36,12 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
     """The trainer as an ASGI app; its lifespan starts and stops everything. `serve` is the fitting process's loop."""
     conninfo = settings.postgres.conninfo()
     pool = AsyncConnectionPool(conninfo, min_size=1, max_size=4, open=False)
-    store = JobStore(pool, families=settings.families, skip_superseded=settings.superseded == "skip")
+    store = JobStore(
+        pool,
+        families=settings.families,
+        skip_superseded=settings.superseded == "skip",
+        in_order=WARM_STARTING if settings.warm_start else (),
+    )
     trainings = TrainingStore(pool)
     group = consumer_group(settings.families)
     worker = Worker(settings, serve)

@@ -30,6 +30,7 @@ from readmit_features.cleaning import Value
 from readmit_features.frame import FOLDS, encode_frame, encode_training, fit_spec
 from readmit_features.history import hide_history, without_history
 from readmit_features.spec import AUDITED, FeatureSpec
+from readmit_features.target import fold_of
 from readmit_trainer.calibration import apply
 from readmit_trainer.dataset import LABEL, Training
 from readmit_trainer.domain import FamilyName, Progress, decision_threshold, model_name
@@ -40,6 +41,7 @@ from readmit_trainer.families.fitted import SEED, Floats, Labels, Params
 from readmit_trainer.lineage import library_versions
 from readmit_trainer.search import Budget, Trial, best, search
 from readmit_trainer.validation import Keys, Validated, log_odds, score, validate
+from readmit_trainer.warm_start import Before
 
 PARITY_TOLERANCE = 1e-6
 _GOLDEN_ROWS = 16
@@ -63,12 +65,13 @@ class Choices:
 class Encoded:
     """The splits of one batch as the families see them; the three of a batch share it.
 
-    `unknown_rows` are the validation rows with nobody's history known.
+    `unknown_rows` are the validation rows with nobody's history known. `started_from`: bundle of the earlier model.
     """
 
     spec: FeatureSpec
     training: TrainingRows
     source: Training
+    started_from: str | None
     validation: pd.DataFrame
     validation_rows: Floats
     unknown_rows: Floats
@@ -104,17 +107,26 @@ class Candidate:
     training_rows: int
 
 
-def encode(source: Training, validation: pd.DataFrame, choices: Choices) -> Encoded:
-    """Fit the feature spec on the training rows alone, and encode both splits with it."""
+def encode(source: Training, validation: pd.DataFrame, choices: Choices, before: Before | None = None) -> Encoded:
+    """Fit the feature spec on the training rows alone, and encode both splits with it.
+
+    With a model to go on from, its spec stays. It knows no label of these rows, so nothing has to be out of fold.
+    """
     train = hide_history(source.frame, choices.hidden_history)
     labels = train[LABEL].to_numpy(dtype=np.bool_)
-    spec = fit_spec(train, labels, choices.min_value_rows, with_race=choices.include_race)
-    rows, fold = encode_training(spec, train, labels, train["patient_nbr"].to_numpy(dtype=np.int64))
+    patients = train["patient_nbr"].to_numpy(dtype=np.int64)
+    if before is None:
+        spec = fit_spec(train, labels, choices.min_value_rows, with_race=choices.include_race)
+        rows, fold = encode_training(spec, train, labels, patients)
+    else:
+        spec = before.spec
+        rows, fold = encode_frame(spec, train), fold_of(patients.tolist(), FOLDS)
     golden = _golden_frame(train)
     return Encoded(
         spec=spec,
-        training=TrainingRows(rows, labels, fold, FOLDS, choices.threads),
+        training=TrainingRows(rows, labels, fold, FOLDS, choices.threads, before.model_file if before else None),
         source=source,
+        started_from=before.bundle_sha256 if before else None,
         validation=validation,
         validation_rows=encode_frame(spec, validation),
         unknown_rows=encode_frame(spec, without_history(validation)),
@@ -169,7 +181,7 @@ def make_candidate(
         ),
         validation=validated.scores,
         without_history=score(unknown, labels, patients, validated.held_out, threshold),
-        lineage=_lineage(event, data.source, code_version, choices.sample_fraction),
+        lineage=_lineage(event, data, code_version, choices.sample_fraction),
         synthetic=event.synthetic,
         golden=tuple(
             GoldenRow(values=values, risk=risk)
@@ -215,12 +227,13 @@ def _golden_frame(train: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({key: train[key].iloc[random.integers(len(train), size=_GOLDEN_ROWS)].array for key in keys})
 
 
-def _lineage(event: BatchReady, source: Training, code_version: str, sample_fraction: float) -> Lineage:
+def _lineage(event: BatchReady, data: Encoded, code_version: str, sample_fraction: float) -> Lineage:
     return Lineage(
         dataset_version=event.dataset_version,
-        first_batch=source.first_batch,
+        first_batch=data.source.first_batch,
         batch=event.batch,
-        batch_sha256=source.digests,
+        started_from=data.started_from,
+        batch_sha256=data.source.digests,
         sample_fraction=sample_fraction,
         content_sha256=event.content_sha256,
         schema_sha256=event.schema_sha256,

@@ -48,11 +48,13 @@ class Reader:
         self._train: dict[str, pd.DataFrame] = {}
         self._validation: pd.DataFrame | None = None
 
-    def train(self, event: BatchReady) -> Training:
-        """Rows of batches 1..k in order, or of the window's.
+    def train(self, event: BatchReady, after: int = 0) -> Training:
+        """Rows of batches 1..k in order, or of the window's; with `after`, of the batches after that one.
 
         Raises BadTrainingData when they are not what the event announced, or not what their digests say.
         """
+        oldest = max(1, event.batch - self._window + 1) if self._window else 1
+        first = after + 1 if after else oldest
         self._forget_others(event)
         with psycopg.connect(self._conninfo) as connection:
             rows = connection.execute(
@@ -65,13 +67,13 @@ class Reader:
                     f"batches 1..{event.batch} of dataset {event.dataset_version} are not there", "digest_mismatch"
                 )
             for batch, digest, expected in rows:
-                if digest not in self._train:
+                known = self._train.get(digest)
+                if known is None or (batch >= first and len(known.columns) < len(_COLUMNS)):
                     self._train[digest] = _read_batch(connection, event.dataset_version, batch, digest, expected)
         digests = tuple(row[1] for row in rows)
-        first = max(1, event.batch - self._window + 1) if self._window else 1
-        for digest in digests[: first - 1]:
+        for digest in digests[: min(oldest, first) - 1]:
             self._train[digest] = self._train[digest][list(READ)]
-        older = [self._train[digest] for digest in digests[: first - 1]]
+        older = [self._train[digest][list(READ)] for digest in digests[: first - 1]]
         frame = pd.concat([self._train[digest] for digest in digests[first - 1 :]], ignore_index=True)
         frame = with_history(frame, pd.concat(older, ignore_index=True) if older else None)
         if self._sample_fraction < 1:

@@ -14,6 +14,12 @@ FamilyName = Literal["lightgbm", "decision_tree", "logistic_regression"]
 #: All families, in the order in which a batch's jobs are run.
 FAMILIES: tuple[FamilyName, ...] = ("lightgbm", "decision_tree", "logistic_regression")
 
+#: Those that can go on from their model of an earlier batch.
+WARM_STARTING: frozenset[FamilyName] = frozenset({"lightgbm"})
+
+#: What a fit began from: nothing, its model of an earlier batch, or nothing since that one could not be trusted.
+Start = Literal["cold", "warm", "refused"]
+
 #: How a request for training ends.
 Outcome = Literal["done", "unchanged", "failed"]
 
@@ -52,6 +58,7 @@ class FitDone:
 
     registered: ModelRegistered
     fit_seconds: float
+    start: Start = "cold"
 
 
 @dataclass(frozen=True, slots=True)

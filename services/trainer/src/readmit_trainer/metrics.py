@@ -8,7 +8,7 @@ from typing import get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from readmit_trainer.domain import FAMILIES, FailureCode, Stage
+from readmit_trainer.domain import FAMILIES, FailureCode, Stage, Start
 
 ATTEMPTS = Counter(
     "training_attempts_total",
@@ -39,6 +39,12 @@ FIT_SECONDS = Histogram(
     "Time of search and fit, without reading, validation and registration.",
     ["family"],
     buckets=(0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 3600),
+)
+STARTS = Counter(
+    "training_starts_total",
+    "Fits that ended well, by what they began from. refused: a model to go on from could not be trusted, so the fit"
+    " began anew; the log's warm_start_refused says why.",
+    ["family", "start"],
 )
 VALIDATION_AUROC = Gauge(
     "training_validation_auroc",
@@ -72,6 +78,8 @@ def show_progress(family: str, stage: str | None, done: int = 0, total: int = 0)
 for family in FAMILIES:
     for outcome in ("done", "failed", "transient", "gave_up", "lease_lost"):
         ATTEMPTS.labels(family, outcome)
+    for start in get_args(Start):
+        STARTS.labels(family, start)
     for code in get_args(FailureCode):
         FAILURES.labels(family, code)
     show_progress(family, None)

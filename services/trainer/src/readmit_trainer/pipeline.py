@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -16,7 +18,7 @@ from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
 from readmit_features.spec import FeatureSpec
 from readmit_trainer.candidate import Candidate, Choices, Encoded, encode, make_candidate
 from readmit_trainer.dataset import LABEL, Reader
-from readmit_trainer.domain import FitDone, FitTask, Progress, model_name
+from readmit_trainer.domain import WARM_STARTING, FitDone, FitTask, Progress, Start, model_name
 from readmit_trainer.errors import PartAway
 from readmit_trainer.evidence import write_evidence
 from readmit_trainer.preprocessor import PREPROCESSOR_KEY, preprocessor_bytes
@@ -25,12 +27,15 @@ from readmit_trainer.search import Budget
 from readmit_trainer.settings import Settings
 from readmit_trainer.tracking import OpenJob, Registered, end_orphans, register, wait_until_up
 from readmit_trainer.trials import NoShelf, PostgresShelf, TrialShelf
+from readmit_trainer.warm_start import Before, StartRefused, newest_before, open_before
 
 log = structlog.get_logger()
 
 _MLFLOW_WAIT_S = 120.0
 
 Tell = Callable[[Progress], None]
+#: Batch and bundle of the model that a task can go on from.
+NewestBefore = Callable[[FitTask], tuple[int, ArtifactRef] | None]
 #: The trials of a job's search by a feature spec.
 Trials = Callable[[FitTask, FeatureSpec], TrialShelf]
 
@@ -47,12 +52,14 @@ class Pipeline:
         store: ObjectStore,
         register: Register,
         trials: Trials = lambda _task, _spec: NoShelf(),
+        newest_before: NewestBefore = lambda _: None,
     ) -> None:
         self._settings = settings
         self._reader = reader
         self._store = store
         self._register = register
         self._trials = trials
+        self._newest_before = newest_before
         self._choices = choices(settings)
         self._encoded: tuple[str, Encoded] | None = None
 
@@ -60,7 +67,8 @@ class Pipeline:
         """Make and register the candidate. Raises PartAway while a part is away; run it again then."""
         settings, event = self._settings, task.batch
         with threadpool_limits(settings.threads):
-            data = self._data(task, tell)
+            start, before = self._start(task)
+            data = self._data(task, before, tell)
             shelf = self._trials(task, data.spec)
             candidate = make_candidate(
                 task.family, data, event, self._choices,
@@ -85,25 +93,48 @@ class Pipeline:
             code_version=task.code_version,
             synthetic=event.synthetic,
         )
-        return FitDone(fact, candidate.fit_seconds)
+        return FitDone(fact, candidate.fit_seconds, start)
 
-    def _data(self, task: FitTask, tell: Tell) -> Encoded:
-        key = f"{task.batch.content_sha256}/{task.batch.batch_sha256}/{task.batch.batch}"
+    def _start(self, task: FitTask) -> tuple[Start, Before | None]:
+        """The model to go on from, if that is wanted and there is one that can be trusted."""
+        if not self._settings.warm_start or task.family not in WARM_STARTING:
+            return "cold", None
+        with database_there():
+            found = self._newest_before(task)
+        if found is None:
+            return "cold", None
+        try:
+            before = open_before(self._store, task.family, *found, with_race=self._settings.include_race)
+        except StartRefused as refused:
+            log.warning("warm_start_refused", job_id=str(task.job_id), reason=str(refused), instead="all rows, anew")
+            return "refused", None
+        return "warm", before
+
+    def _data(self, task: FitTask, before: Before | None, tell: Tell) -> Encoded:
+        started_from = before.bundle_sha256 if before else ""
+        key = f"{task.batch.content_sha256}/{task.batch.batch_sha256}/{task.batch.batch}/{started_from}"
         if self._encoded is None or self._encoded[0] != key:
             self._encoded = None  # free the old rows before the new ones come
             tell(Progress("reading"))
-            try:
-                train = self._reader.train(task.batch)
+            with database_there():
+                train = self._reader.train(task.batch, after=before.batch if before else 0)
                 validation = self._reader.validation(task.batch)
-            except psycopg.OperationalError as error:
-                raise PartAway(f"database not reachable: {error}", "database_away") from error
             tell(Progress("encoding"))
-            self._encoded = (key, encode(train, validation, self._choices))
-            if task.batch.batch == task.batch.batches_total:
+            self._encoded = (key, encode(train, validation, self._choices, before))
+            if task.batch.batch == task.batch.batches_total and before is None:
                 labels = train.frame[LABEL].to_numpy(dtype=bool)
                 content = preprocessor_bytes(train.frame, labels)
                 self._store.put(f"s3://{self._settings.bucket}/{PREPROCESSOR_KEY}", content)
         return self._encoded[1]
+
+
+@contextmanager
+def database_there() -> Iterator[None]:
+    """An unreachable database as PartAway."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise PartAway(f"database not reachable: {error}", "database_away") from error
 
 
 def choices(settings: Settings) -> Choices:
@@ -129,23 +160,22 @@ def open_pipeline(settings: Settings, store: ObjectStore | None = None) -> Pipel
         nonlocal swept
         wait_until_up(settings.mlflow_url, _MLFLOW_WAIT_S)
         # One at a time per job: an attempt whose lease ran out may still be on its way here.
-        try:
-            with psycopg.connect(conninfo) as connection:
-                if not swept:
-                    ended = end_orphans(client, _open_jobs(connection))
-                    swept = True
-                    log.info("orphan_runs_ended", runs=ended)
-                connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (str(task.job_id),))
-                return register(client, task, candidate, bundle, evidence)
-        except psycopg.OperationalError as error:
-            raise PartAway(f"database not reachable: {error}", "database_away") from error
+        with database_there(), psycopg.connect(conninfo) as connection:
+            if not swept:
+                ended = end_orphans(client, _open_jobs(connection))
+                swept = True
+                log.info("orphan_runs_ended", runs=ended)
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (str(task.job_id),))
+            return register(client, task, candidate, bundle, evidence)
 
     reader = Reader(conninfo, settings.sample_fraction, settings.window_batches)
 
     def trials(task: FitTask, spec: FeatureSpec) -> TrialShelf:
         return PostgresShelf(conninfo, task.job_id, spec.sha256())
 
-    return Pipeline(settings, reader, store or S3Store(settings.s3), register_once, trials)
+    return Pipeline(
+        settings, reader, store or S3Store(settings.s3), register_once, trials, partial(newest_before, conninfo)
+    )
 
 
 def _open_jobs(connection: psycopg.Connection[Any]) -> list[OpenJob]:

@@ -223,16 +223,16 @@ def _importances(axes: Axes, importances: Mapping[str, float]) -> None:
 
 
 def _learning(axes: Axes, curve: Sequence[LearningPoint]) -> None:
-    rows = [point.training_rows for point in curve]
+    batches = [point.batch for point in curve]
     values = np.array([point.auroc.value for point in curve])
     low, high = (np.array([getattr(point.auroc, end) for point in curve]) for end in ("low", "high"))
-    axes.errorbar(rows, values, yerr=[values - low, high - values], fmt="o-", color=_OURS, capsize=4)
+    axes.errorbar(batches, values, yerr=[values - low, high - values], fmt="o-", color=_OURS, capsize=4)
     for point in curve:
-        axes.annotate(f"batch {point.batch}", (point.training_rows, point.auroc.high), textcoords="offset points",
+        axes.annotate(f"{point.training_rows:,}", (point.batch, point.auroc.high), textcoords="offset points",
                       xytext=(0, 6), ha="center", fontsize=9, color=_GREY)  # fmt: skip
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xticks(batches)
     axes.set(
-        title="Learning curve over batches", xlabel="Training encounters",
-        ylabel="Validation AUROC (95 % interval)", xlim=(0, 1.12 * max(rows)),
+        title="Learning curve over batches", xlabel="Batch; above each: the encounters that the fit read",
+        ylabel="Validation AUROC (95 % interval)", xlim=(min(batches) - 0.5, max(batches) + 0.5),
     )  # fmt: skip
     axes.margins(y=0.1)

@@ -133,8 +133,9 @@ def model_card(candidate: Candidate, report: Report) -> str:
 
 def _trained_on(candidate: Candidate) -> str:
     manifest, made, scores = candidate.manifest, candidate.manifest.lineage, candidate.scores
+    before = f", going on from the model in bundle {made.started_from[:12]}" if made.started_from else ""
     return (
-        f"Trained on batches {made.first_batch} to {made.batch} of dataset {made.dataset_version}"
+        f"Trained on batches {made.first_batch} to {made.batch} of dataset {made.dataset_version}{before}"
         f" ({candidate.training_rows:,} encounters), code {made.code_version}, feature spec"
         f" {candidate.spec_sha256[:12]} ({len(manifest.feature_spec.names)} features). On {scores.rows:,} validation"
         f" encounters of other patients, {scores.positives:,} readmitted:"

@@ -124,6 +124,7 @@ class Runner:
         if isinstance(result, FitDone):
             if await self._store.finish(lease, result):
                 model = result.registered.model
+                metrics.STARTS.labels(lease.task.family, result.start).inc()
                 metrics.FIT_SECONDS.labels(lease.task.family).observe(result.fit_seconds)
                 metrics.VALIDATION_AUROC.labels(lease.task.family).set(result.registered.validation.auroc)
                 metrics.LAST_FIT.set_to_current_time()

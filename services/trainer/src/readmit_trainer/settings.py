@@ -30,6 +30,8 @@ class Settings(BaseSettings):
     sample_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: Train on the rows of so many batches, the newest ones; none: on all batches 1..k. History reaches further back.
     window_batches: Annotated[int | None, Field(ge=1)] = None
+    #: LightGBM goes on from its model of the batch before, and reads the batches since then alone.
+    warm_start: bool = False
     #: Trials of the search for hyperparameters, per batch and family; 1: the family's starting point alone.
     search_trials: Annotated[int, Field(ge=1)] = 6
     #: No new trial begins after so many seconds of one search.

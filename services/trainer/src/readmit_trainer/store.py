@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -91,12 +91,17 @@ class JobStore:
         *,
         families: Sequence[FamilyName] = FAMILIES,
         skip_superseded: bool = False,
+        in_order: Collection[FamilyName] = (),
     ) -> None:
-        """`families`: those whose jobs are worked on here. `skip_superseded`: leave out what a newer batch replaces."""
+        """`families`: those whose jobs are worked on here. `skip_superseded`: leave out what a newer batch replaces.
+
+        `in_order`: families whose batches wait for one another, since each goes on from the one before.
+        """
         self._pool = pool
         self._lease_s = lease_s
         self._families = list(families)
         self._skip_superseded = skip_superseded
+        self._in_order = list(in_order)
 
     async def add_jobs(
         self, event: BatchReady, envelope: Envelope, families: tuple[FamilyName, ...], code_version: str
@@ -182,13 +187,20 @@ class JobStore:
                 "UPDATE training.jobs SET status = 'running', attempts = attempts + 1, started_at = now(),"
                 " stage = NULL, stage_done = 0, stage_total = 0,"
                 " lease_token = %(token)s, lease_until = now() + %(lease_s)s * interval '1 second'"
-                " WHERE job_id = (SELECT job_id FROM training.jobs WHERE family = ANY(%(families)s)"
+                " WHERE job_id = (SELECT job_id FROM training.jobs AS job WHERE family = ANY(%(families)s)"
                 "   AND ((status = 'queued' AND not_before <= now())"
                 "      OR (status = 'running' AND lease_until < now() AND attempts < %(max)s))"
+                "   AND NOT (family = ANY(%(in_order)s) AND EXISTS (SELECT FROM training.jobs AS earlier"
+                "     WHERE (earlier.dataset_version, earlier.family, earlier.code_version)"
+                "       = (job.dataset_version, job.family, job.code_version)"
+                "     AND earlier.batch < job.batch AND earlier.status IN ('queued', 'running')))"
                 "   ORDER BY dataset_version, batch, family_rank FOR UPDATE SKIP LOCKED LIMIT 1)"
                 " RETURNING job_id, family, code_version, event, headers, attempts, request_id",
-                {"token": token, "lease_s": self._lease_s, "max": MAX_ATTEMPTS, "families": self._families},
-            )
+                {
+                    "token": token, "lease_s": self._lease_s, "max": MAX_ATTEMPTS, "families": self._families,
+                    "in_order": self._in_order,
+                },
+            )  # fmt: skip
             row = await cursor.fetchone()
         if row is None:
             return None
@@ -256,11 +268,12 @@ class JobStore:
             finished = await connection.execute(
                 "UPDATE training.jobs SET status = 'done', lease_token = NULL, error = NULL, error_code = NULL,"
                 " finished_at = now(),"
-                " fit_seconds = %(seconds)s, auroc = %(auroc)s, model_version = %(version)s"
+                " fit_seconds = %(seconds)s, auroc = %(auroc)s, model_version = %(version)s, bundle = %(bundle)s"
                 " WHERE job_id = %(job_id)s AND lease_token = %(token)s AND status = 'running'",
                 {
                     "seconds": done.fit_seconds, "auroc": event.validation.auroc, "version": event.model.version,
-                    "job_id": lease.task.job_id, "token": lease.token,
+                    "bundle": Jsonb(event.bundle.model_dump(mode="json")), "job_id": lease.task.job_id,
+                    "token": lease.token,
                 },
             )  # fmt: skip
             if finished.rowcount == 0:

@@ -358,6 +358,7 @@ def _params(candidate: Candidate) -> list[Param]:
         "calibration": candidate.manifest.calibration.method,
         "threshold": candidate.manifest.threshold.value,
         "first_batch": candidate.manifest.lineage.first_batch,
+        "started_from": candidate.manifest.lineage.started_from or "",
         "sample_fraction": candidate.manifest.lineage.sample_fraction,
         "trials": len(candidate.trials),
         **{f"library_{name}": version for name, version in candidate.manifest.lineage.libraries.items()},

@@ -23,13 +23,17 @@ SEED = 20_040_402
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Encoded rows (n, d), labels (n,) and the fold of each row (n,), of whole patients; threads of one fit."""
+    """Encoded rows (n, d), labels (n,) and the fold of each row (n,), of whole patients; threads of one fit.
+
+    `start` is the file of an earlier model of the same features to go on from, for a family that can.
+    """
 
     rows: Floats
     labels: Labels
     fold: NDArray[np.int64]
     folds: int
     threads: int
+    start: bytes | None = None
 
     def split(self, held_out: int) -> tuple[Floats, Labels, Floats, Labels]:
         """Rows and labels of the other folds, rows and labels of the held-out one."""

@@ -20,12 +20,16 @@ _MAX_TREES, _PATIENCE = 600, 40
 
 
 class LightGbm:
-    """Log-loss without reweighting the rare class, so that probabilities stay honest."""
+    """Log-loss without reweighting the rare class, so that probabilities stay honest.
+
+    With a model to go on from, its trees stay as they are and new ones correct them on the rows that are given here.
+    """
 
     start: ClassVar[Params] = {"num_leaves": 15, "min_child_samples": 20, "feature_fraction": 0.5, "lambda_l2": 1.0}
 
     def __init__(self, data: TrainingRows) -> None:
         self._data = data
+        self._before = None if data.start is None else lightgbm.Booster(model_str=data.start.decode())
         self._fixed: dict[str, Any] = {
             "objective": "binary", "bagging_fraction": 0.8, "bagging_freq": 1, "seed": SEED, "deterministic": True,
             "force_row_wise": True, "feature_pre_filter": False, "verbosity": -1, "num_threads": data.threads,
@@ -60,22 +64,33 @@ class LightGbm:
         """The model file is LightGBM's own text format."""
         told = {**params, "learning_rate": _RATE}
         trees = int(told.pop("num_trees"))
-        booster = lightgbm.train({**self._fixed, **told}, self._binned, num_boost_round=trees)
+        # Given the earlier model itself, LightGBM puts the old trees and the new ones into one model.
+        rows = self._binned if self._before is None else self._bin(None)
+        booster = lightgbm.train({**self._fixed, **told}, rows, num_boost_round=trees, init_model=self._before)
         threads = self._data.threads
 
         def probabilities(rows: Floats) -> Floats:
             return np.asarray(booster.predict(rows, num_threads=threads), dtype=np.float64)
 
         gains = np.asarray(booster.feature_importance("gain"), dtype=np.float64)
-        shown = {**told, "num_trees": trees, "bagging_fraction": self._fixed["bagging_fraction"]}
+        shown = {**told, "num_trees": booster.num_trees(), "bagging_fraction": self._fixed["bagging_fraction"]}
         return Fitted("lightgbm_text", booster.model_to_string().encode(), shown, probabilities, gains)
 
     @cached_property
     def _binned(self) -> lightgbm.Dataset:
         # Bins are made without looking at labels, so that folds may share them: a search bins once.
+        before = self._before
+        margins = None if before is None else before.predict(
+            self._data.rows, raw_score=True, num_threads=self._data.threads
+        )  # fmt: skip
+        return self._bin(margins).construct()
+
+    def _bin(self, margins: Any) -> lightgbm.Dataset:
+        """All rows, with the log-odds (n,) that trees are to correct; None: there are none yet."""
         return lightgbm.Dataset(
-            self._data.rows, self._data.labels.astype(np.float64), params=self._fixed, free_raw_data=False
-        ).construct()
+            self._data.rows, self._data.labels.astype(np.float64), init_score=margins, params=self._fixed,
+            free_raw_data=False,
+        )  # fmt: skip
 
     @cached_property
     def _folds(self) -> list[tuple[lightgbm.Dataset, lightgbm.Dataset]]:
