@@ -99,7 +99,6 @@ def test_a_window_trains_on_its_own_batches_and_remembers_the_history_before_the
     pd.testing.assert_frame_equal(again.frame, first.frame)
 
 
-
 def test_what_comes_after_a_batch_is_read_with_the_history_before_it(server: str, make_event: Event) -> None:
     reader = Reader(server)
     later = reader.train(make_event(2), after=1)

@@ -36,7 +36,7 @@ from readmit_trainer.dataset import LABEL, Training
 from readmit_trainer.domain import FamilyName, Progress, decision_threshold, model_name
 from readmit_trainer.errors import ParityBroken
 from readmit_trainer.evidence import evidence_bytes, patient_keys
-from readmit_trainer.families import BY_NAME, Fitted, TrainingRows
+from readmit_trainer.families import Fitted, TrainingRows, open_family
 from readmit_trainer.families.fitted import SEED, Floats, Labels, Params
 from readmit_trainer.lineage import library_versions
 from readmit_trainer.search import Budget, Trial, best, search
@@ -58,6 +58,7 @@ class Choices:
     threads: int = 1
     missed_cost: float = 7.0
     sample_fraction: float = 1.0
+    dask_scheduler: str | None = None
     budget: Budget = Budget(trials=6, seconds=600.0)  # noqa: RUF009  frozen
 
 
@@ -152,7 +153,7 @@ def make_candidate(
     Raises BadTrainingData, ParityBroken.
     """
     started = time.perf_counter()
-    model_family = BY_NAME[family](data.training)
+    model_family = open_family(family, data.training, choices.dask_scheduler)
     tell(Progress("searching", len(known), choices.budget.trials))
     trials = search(
         model_family, FOLDS, choices.budget, known=known, keep=keep,

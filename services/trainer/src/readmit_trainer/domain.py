@@ -29,7 +29,7 @@ Stage = Literal["reading", "encoding", "searching", "fitting", "validating", "re
 #: Why an attempt ended without a model.
 FailureCode = Literal[
     "timeout", "memory_limit", "worker_died", "bad_data", "digest_mismatch", "one_class", "missing_column",
-    "unknown_schema", "database_away", "mlflow_away", "s3_away", "disk_full", "parity", "bug",
+    "unknown_schema", "database_away", "mlflow_away", "s3_away", "dask_away", "disk_full", "parity", "bug",
 ]  # fmt: skip
 
 MAX_ATTEMPTS = 3

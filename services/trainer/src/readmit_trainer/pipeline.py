@@ -146,6 +146,7 @@ def choices(settings: Settings) -> Choices:
         threads=settings.threads,
         missed_cost=settings.missed_readmission_cost,
         sample_fraction=settings.sample_fraction,
+        dask_scheduler=settings.dask_scheduler,
         budget=Budget(settings.search_trials, settings.search_seconds),
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings
 
 from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings, service_config
@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     include_race: bool = False
     #: A fit that takes more memory is killed, in MB of 1,000,000 bytes; none: no limit of ours.
     memory_limit_mb: Annotated[float | None, Field(gt=0)] = None
+    #: Where LightGBM's fits run on a Dask cluster: `tcp://host:8786`, or `tls://…` with Dask's own settings for TLS.
+    dask_scheduler: Annotated[str | None, Field(pattern=r"^(tcp|tls)://[^/]+:[0-9]+$")] = None
     #: What becomes of a batch when a newer one of the same dataset is there: `skip` trains on the newer one alone.
     superseded: Literal["train", "skip"] = "train"
     #: A fit that runs longer is killed; it counts as a failed attempt.
@@ -50,3 +52,9 @@ class Settings(BaseSettings):
     min_value_rows: Annotated[int, Field(ge=1)] = 200
     #: What missing a readmission costs, a needless follow-up costing 1. The decision threshold follows from it.
     missed_readmission_cost: Annotated[float, Field(gt=0)] = 7.0
+
+    @model_validator(mode="after")
+    def _one_way_to_fit(self) -> Self:
+        if self.warm_start and self.dask_scheduler is not None:
+            raise ValueError("TRAINER_WARM_START and TRAINER_DASK_SCHEDULER exclude each other: set one of them")
+        return self

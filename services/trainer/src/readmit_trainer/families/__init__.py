@@ -14,4 +14,14 @@ BY_NAME: Mapping[FamilyName, type[Family]] = {
     "logistic_regression": LogisticRegression,
 }
 
-__all__ = ["BY_NAME", "Family", "Fitted", "TrainingRows"]
+
+def open_family(name: FamilyName, rows: TrainingRows, dask_scheduler: str | None = None) -> Family:
+    """The family on these rows; LightGBM's fits run on the Dask cluster, if one is named. Raises PartAway."""
+    if name == "lightgbm" and dask_scheduler is not None:
+        from readmit_trainer.families.lightgbm_dask import LightGbmOnDask  # noqa: PLC0415  an extra
+
+        return LightGbmOnDask(rows, dask_scheduler)
+    return BY_NAME[name](rows)
+
+
+__all__ = ["BY_NAME", "Family", "Fitted", "TrainingRows", "open_family"]

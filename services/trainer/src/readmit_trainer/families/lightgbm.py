@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import optuna
 
 # The search takes large steps and stops by itself; the last fit takes small ones, and as many more.
-_SEARCH_RATE, _RATE = 0.06, 0.03
+SEARCH_RATE, RATE = 0.06, 0.03
 _MAX_TREES, _PATIENCE = 600, 40
 
 
@@ -48,10 +48,10 @@ class LightGbm:
         """Stops when the held-out loss no longer falls; `num_trees` is the best number, at the last fit's rate."""
         train, held = self._folds[held_out]
         booster = lightgbm.train(
-            {**self._fixed, **params, "learning_rate": _SEARCH_RATE}, train, num_boost_round=_MAX_TREES,
+            {**self._fixed, **params, "learning_rate": SEARCH_RATE}, train, num_boost_round=_MAX_TREES,
             valid_sets=[held], callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
         )  # fmt: skip
-        trees = round(booster.best_iteration * _SEARCH_RATE / _RATE)
+        trees = round(booster.best_iteration * SEARCH_RATE / RATE)
         loss = booster.best_score["valid_0"]["binary_logloss"]
         return FoldScore(float(loss), {**params, "num_trees": trees})
 
@@ -62,11 +62,14 @@ class LightGbm:
 
     def fit(self, params: Params) -> Fitted:
         """The model file is LightGBM's own text format."""
-        told = {**params, "learning_rate": _RATE}
+        told = {**params, "learning_rate": RATE}
         trees = int(told.pop("num_trees"))
         # Given the earlier model itself, LightGBM puts the old trees and the new ones into one model.
         rows = self._binned if self._before is None else self._bin(None)
         booster = lightgbm.train({**self._fixed, **told}, rows, num_boost_round=trees, init_model=self._before)
+        return self._fitted(booster, told)
+
+    def _fitted(self, booster: lightgbm.Booster, told: Params) -> Fitted:
         threads = self._data.threads
 
         def probabilities(rows: Floats) -> Floats:
