@@ -1,6 +1,7 @@
 """FLAML and AutoGluon on the tables that `quality.py tables` wrote, in an environment of their own.
 
-    python benchmarks/automl.py flaml|autogluon --minutes 10 --tables DIR [--cores 1]
+    python3.11 -m venv automl && automl/bin/pip install --require-hashes -r requirements/automl.txt
+    automl/bin/python benchmarks/automl.py flaml|autogluon --minutes 10 --tables DIR [--cores 1]
 
 Each gets the flat table: the 47 columns of an encounter, codes as categories, and the training and validation patients.
 FLAML chooses on the validation patients and fits its choice again on both; AutoGluon bags in eight folds, of whole

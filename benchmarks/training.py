@@ -1,6 +1,6 @@
 """From batch to candidate: how much of the time is fitting, and what it takes in memory.
 
-    python benchmarks/training.py --source diabetes-130-us-hospitals.zip [--window N] [--cores 2]
+    python benchmarks/training.py --source diabetes-130-us-hospitals.zip [--window N] [--families lightgbm] [--cores 2]
 
 Starts the whole platform (`readmit up`) in a folder of its own, waits until all fits of all batches are done, and
 reads the trainer's own job list. The ceiling of "time in fits" is 1: a trainer that does nothing but fit. A job's
@@ -87,9 +87,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", required=True, help="what to ingest: a file, an URL or sample:ROWS")
     parser.add_argument("--window", type=int, help="TRAINER_WINDOW_BATCHES: train on the last so many batches")
+    parser.add_argument("--families", nargs="*", default=[], help="TRAINER_FAMILIES; all three unless told")
     parser.add_argument("--cores", type=int, default=2, help="TRAINER_THREADS")
     options = parser.parse_args()
     environment = os.environ | {"TRAINER_THREADS": str(options.cores)}
+    if options.families:
+        environment["TRAINER_FAMILIES"] = json.dumps(options.families)
+    families = len(options.families) or 3
     if options.window is not None:
         environment["TRAINER_WINDOW_BATCHES"] = str(options.window)
     with tempfile.TemporaryDirectory(prefix="readmit-training-") as folder:
@@ -102,14 +106,14 @@ def main() -> None:
         memory: dict[int, float] = {}
         try:
             jobs: list[dict[str, Any]] = []
-            while not jobs or len(jobs) < 3 * batches_of(state) or any(job["status"] != "done" for job in jobs):
+            while not jobs or len(jobs) < families * batches_of(state) or any(job["status"] != "done" for job in jobs):
                 if platform.poll() is not None or any(job["status"] == "failed" for job in jobs):
                     sys.exit("the platform ended or a fit failed; look at its output:\n" + output_of(folder))
                 time.sleep(0.5)
                 jobs = jobs_of(state)
                 done = [job["batch"] for job in jobs if job["status"] == "done"]
                 for batch in range(1, max(done, default=0) + 1):
-                    if done.count(batch) == 3:
+                    if done.count(batch) == families:
                         memory.setdefault(batch, fitting_peak_mib())
         finally:
             platform.send_signal(signal.SIGINT)
