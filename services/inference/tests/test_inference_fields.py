@@ -24,6 +24,7 @@ async def test_an_answer_names_its_risk_verdict_threshold_and_model(service: Ser
     answer = Prediction.model_validate_json(response.content)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
+    assert answer.model_dump(mode="json") == response.json()  # as the contract writes it, nothing more or less
     assert answer.threshold == 0.125
     assert answer.readmitted_within_30_days == (answer.risk >= answer.threshold)
     assert answer.warnings == []

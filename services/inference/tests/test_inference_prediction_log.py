@@ -88,11 +88,11 @@ def test_the_bytes_are_the_event_of_the_contract(answered: Answered) -> None:
     at_s = 1_764_000_000.25
     record = encoder("pod-1", "readmit-inference", KEY)(Logged(answered, 0.0021, at_s))
     event = PredictionMade.model_validate_json(record.value)
-    prediction, values, serving = answered
+    values, serving = answered.values, answered.serving
     assert set(json.loads(record.value)) == set(PredictionMade.model_fields)
-    assert (event.prediction_id, event.pod_id) == (prediction.prediction_id, "pod-1")
-    assert (event.risk, event.threshold) == (prediction.risk, prediction.threshold)
-    assert event.readmitted_within_30_days == prediction.readmitted_within_30_days
+    assert (event.prediction_id, event.pod_id) == (answered.prediction_id, "pod-1")
+    assert (event.risk, event.threshold) == (answered.risk, serving.model.threshold)
+    assert event.readmitted_within_30_days == answered.readmitted_within_30_days
     assert (event.epoch, event.sha256, event.synthetic) == (7, serving.named.sha256, False)
     assert event.model == serving.promoted.model
     assert event.features == {k: v for k, v in values.items() if k not in {"encounter_id", "patient_nbr"}}
@@ -102,8 +102,8 @@ def test_the_bytes_are_the_event_of_the_contract(answered: Answered) -> None:
     envelope = Envelope.from_headers({name: value.decode() for name, value in record.headers})
     assert envelope.headers() == {name: value.decode() for name, value in record.headers}
     assert (envelope.type, envelope.source) == (PredictionMade.EVENT_TYPE, "readmit-inference")
-    assert (envelope.id, envelope.time, envelope.subject) == (prediction.prediction_id, event.at, record.key.decode())
-    assert envelope.traceparent.split("-")[1] == prediction.prediction_id.hex
+    assert (envelope.id, envelope.time, envelope.subject) == (answered.prediction_id, event.at, record.key.decode())
+    assert envelope.traceparent.split("-")[1] == answered.prediction_id.hex
 
 
 def test_no_identifier_is_on_the_wire_and_only_the_key_makes_a_pseudonym(answered: Answered) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from faststream.kafka import KafkaBroker
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from readmit_bundle import preload
 from readmit_chassis.envelope import Envelope, new_envelope
@@ -22,7 +24,7 @@ from readmit_inference.announcer import Announcer
 from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
-from readmit_inference.handlers import prediction_router, state_router
+from readmit_inference.handlers import PredictEndpoint, describe_predict, state_router
 from readmit_inference.prediction_event import encoder
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
@@ -78,13 +80,35 @@ def make_app(
             await publisher.close()
             await broker.stop()
 
-    app = FastAPI(title="Readmit inference", summary="Risk of readmission within 30 days", lifespan=lifespan)
+    app = FrontDoor(
+        PredictEndpoint(champion, settings.max_body_bytes, log),
+        title="Readmit inference",
+        summary="Risk of readmission within 30 days",
+        lifespan=lifespan,
+    )
     problems.install(app)
-    app.include_router(prediction_router(champion, settings.max_body_bytes, log))
+    describe_predict(app)
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
     app.state.champion = champion
     return app
+
+
+class FrontDoor(FastAPI):
+    """FastAPI, with a way round its middleware and routing for the one endpoint that is all about speed.
+
+    What FastAPI does for a request takes longer than what the model does (`benchmarks/serving_ceiling.py`).
+    """
+
+    def __init__(self, predict: ASGIApp, **how: Any) -> None:
+        super().__init__(**how)
+        self._predict = predict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
+            await self._predict(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 async def _talk(broker: KafkaBroker, announcer: Announcer) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+import orjson
 
 from readmit_bundle import Bundle, BundleRefused, Model, load_model
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.events import ModelPromoted
-from readmit_contracts.prediction import Prediction, ServingModel
+from readmit_contracts.prediction import FieldWarning, ServingModel
 from readmit_features.cleaning import Value, clean_encounter
 from readmit_inference.errors import InvalidEncounter, NoModel
 
@@ -24,14 +26,34 @@ class Serving:
     model: Model
     promoted: ModelPromoted
     named: ServingModel
+    named_json: orjson.Fragment
 
 
 class Answered(NamedTuple):
     """An answer, the cleaned values that it was given for, and the model that gave it."""
 
-    prediction: Prediction
+    prediction_id: UUID
+    risk: float
+    readmitted_within_30_days: bool
+    used_history: bool
+    warnings: list[FieldWarning]
     values: dict[str, Value]
     serving: Serving
+
+    def to_json(self) -> bytes:
+        """The body of the answer: what a `Prediction` of the contract says, without the time that making one takes."""
+        serving = self.serving
+        return orjson.dumps(
+            {
+                "prediction_id": self.prediction_id,
+                "risk": self.risk,
+                "readmitted_within_30_days": self.readmitted_within_30_days,
+                "threshold": serving.model.threshold,
+                "used_history": self.used_history,
+                "model": serving.named_json,
+                "warnings": [warning.model_dump() for warning in self.warnings],
+            }
+        )
 
 
 def prepare(bundle: Bundle, promoted: ModelPromoted) -> Serving:
@@ -55,9 +77,9 @@ def prepare(bundle: Bundle, promoted: ModelPromoted) -> Serving:
         epoch=promoted.epoch,
         synthetic=promoted.synthetic,
     )
-    serving = Serving(model, promoted, named)
+    serving = Serving(model, promoted, named, orjson.Fragment(named.model_dump_json()))
     for _ in range(_WARM_UP_ROWS):
-        predict(serving, example_encounter())
+        predict(serving, example_encounter()).to_json()
     return serving
 
 
@@ -75,13 +97,12 @@ def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Answere
     history = cleaned.history
     values = cleaned.values | history if history else cleaned.values
     risk = model.score_values(values)
-    prediction = Prediction(
-        prediction_id=uuid4(),
-        risk=risk,
-        readmitted_within_30_days=risk >= model.threshold,
-        threshold=model.threshold,
-        used_history=bool(history) and model.manifest.feature_spec.reads_history,
-        model=serving.named,
-        warnings=[*cleaned.warnings, *model.encoder.unseen(values)],
+    return Answered(
+        uuid4(),
+        risk,
+        risk >= model.threshold,
+        bool(history) and model.manifest.feature_spec.reads_history,
+        [*cleaned.warnings, *model.encoder.unseen(values)],
+        cleaned.values,
+        serving,
     )
-    return Answered(prediction, cleaned.values, serving)

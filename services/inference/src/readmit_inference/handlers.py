@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
-from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
+import structlog
+from fastapi import APIRouter, FastAPI, Response
+from starlette.types import Receive, Scope, Send
 
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.history import HISTORY, example_history, request_schema
@@ -25,9 +26,9 @@ from readmit_inference.errors import (
     WrongContentType,
 )
 from readmit_inference.prediction_log import PredictionLog
-from readmit_inference.problems import openapi_responses, refusal_response
+from readmit_inference.problems import failure_response, openapi_responses, refusal_response
 
-_JSON_TYPE = re.compile(r"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
+_JSON_TYPE = re.compile(rb"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
 
 _ANSWERED = metrics.REQUESTS.labels("answered")
 _REFUSED = metrics.REQUESTS.labels("refused")
@@ -54,43 +55,58 @@ _OPENAPI_BODY: dict[str, Any] = {
 }
 
 
-def prediction_router(champion: Champion, max_body_bytes: int, log: PredictionLog | None) -> APIRouter:
-    """`POST /predict`; answers are kept in `log`, if there is one."""
-    router = APIRouter(tags=["prediction"])
+class PredictEndpoint:
+    """`POST /predict` as an ASGI app: one request in, one answer out, and nothing of the framework in between.
 
-    @router.post("/predict", response_model=Prediction, responses=openapi_responses(), openapi_extra=_OPENAPI_BODY)
-    async def post_predict(request: Request) -> Response:
+    Answers are kept in `log`, if there is one.
+    """
+
+    def __init__(self, champion: Champion, max_body_bytes: int, log: PredictionLog | None) -> None:
+        self._champion = champion
+        self._max_body_bytes = max_body_bytes
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            encounter = decode(await read_body(scope, receive, self._max_body_bytes))
+            answered = predict(self._champion.serving, encounter)
+            body = answered.to_json()
+        except PredictionRefused as refused:
+            (_NO_MODEL if isinstance(refused, NoModel) else _REFUSED).inc()
+            metrics.ERRORS.labels(refused.code).inc()
+            metrics.LATENCY.observe(time.perf_counter() - started)
+            await refusal_response(refused)(scope, receive, send)
+        except Exception:  # noqa: BLE001  a bug: whatever it is, the client gets an answer and the log the traceback
+            _FAILED.inc()
+            metrics.ERRORS.labels("internal").inc()
+            structlog.get_logger().exception("request_failed")
+            await failure_response()(scope, receive, send)
+        else:
+            _ANSWERED.inc()
+            _VERDICTS[answered.readmitted_within_30_days].inc()
+            latency_s = time.perf_counter() - started
+            metrics.LATENCY.observe(latency_s)
+            if self._log is not None:
+                self._log.add(answered, latency_s)
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+
+def describe_predict(app: FastAPI) -> None:
+    """`POST /predict` in the OpenAPI document, and 405 for other methods; `PredictEndpoint` answers it."""
+
+    @app.post("/predict", response_model=Prediction, responses=openapi_responses(), openapi_extra=_OPENAPI_BODY,
+              tags=["prediction"])  # fmt: skip
+    async def post_predict() -> NoReturn:
         """Risk of readmission within 30 days of discharge for one encounter. Not for clinical use.
 
         Names may be written with hyphens or underscores and in any case, numbers as text, ages as `[50-60)` or `50-60`.
         Fields that the model does not use are allowed. What is known of the patient's earlier encounters goes into
         `history`; without it, the risk is that of a patient of unknown history.
         """
-        started = time.perf_counter()
-        try:
-            encounter = decode(await read_body(request, max_body_bytes))
-            answered = predict(champion.serving, encounter)
-        except PredictionRefused as refused:
-            (_NO_MODEL if isinstance(refused, NoModel) else _REFUSED).inc()
-            metrics.ERRORS.labels(refused.code).inc()
-            response = refusal_response(refused)
-            metrics.LATENCY.observe(time.perf_counter() - started)
-        except Exception:  # a bug: counted here, answered with 500 and logged where all are
-            _FAILED.inc()
-            metrics.ERRORS.labels("internal").inc()
-            raise
-        else:
-            prediction = answered.prediction
-            _ANSWERED.inc()
-            _VERDICTS[prediction.readmitted_within_30_days].inc()
-            response = Response(prediction.model_dump_json(), media_type="application/json")
-            latency_s = time.perf_counter() - started
-            metrics.LATENCY.observe(latency_s)
-            if log is not None:
-                log.add(answered, latency_s)
-        return response
-
-    return router
+        raise AssertionError("the endpoint stands before the app")
 
 
 def state_router(champion: Champion, pod_id: str) -> APIRouter:
@@ -138,30 +154,31 @@ def described(serving: Serving) -> dict[str, Any]:
     return serving.named.model_dump() | {"family": serving.promoted.model.family}
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The body, given up as soon as it is known to be too large, declared or not.
 
     Raises `WrongContentType`, `BodyTooLarge`, `InvalidJson` (cut off). What a client still sends after that is dropped
     by the server, neither kept nor parsed.
     """
-    headers = request.headers
-    content_type = headers.get("content-type")
-    if content_type and not _JSON_TYPE.match(content_type):
-        raise WrongContentType("Send the encounter as application/json.")
-    declared = headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > max_bytes:
-        raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            if value and not _JSON_TYPE.match(value):
+                raise WrongContentType("Send the encounter as application/json.")
+        elif name == b"content-length" and value.isdigit() and int(value) > max_bytes:
+            raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
     chunks: list[bytes] = []
     size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
-                raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
-            chunks.append(chunk)
-    except ClientDisconnect as gone:
-        raise InvalidJson("The connection ended before the body did.") from gone
-    return b"".join(chunks)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidJson("The connection ended before the body did.")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
+        if not message.get("more_body", False):
+            return b"".join((*chunks, chunk)) if chunks else chunk
+        chunks.append(chunk)
 
 
 def decode(body: bytes) -> dict[str, Any]:

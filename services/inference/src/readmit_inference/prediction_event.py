@@ -50,7 +50,8 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
     always = [(name, envelope[name].encode()) for name in envelope if name not in _OWN_HEADERS]
 
     def encode(logged: Logged) -> Record:
-        prediction, values, serving = logged.answered
+        prediction = logged.answered
+        values, serving = prediction.values, prediction.serving
         at = datetime.fromtimestamp(logged.at_s, UTC)
         features = dict(values)
         for identifier in _IDENTIFIERS:
@@ -67,7 +68,7 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
             "epoch": serving.named.epoch,
             "synthetic": serving.named.synthetic,
             "risk": prediction.risk,
-            "threshold": prediction.threshold,
+            "threshold": serving.model.threshold,
             "readmitted_within_30_days": prediction.readmitted_within_30_days,
             "latency_ms": logged.latency_s * 1000,
             "patient_key": patient_key(secret, values.get("patient_nbr")),

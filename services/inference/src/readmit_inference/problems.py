@@ -36,6 +36,12 @@ def refusal_response(refused: PredictionRefused) -> Response:
     return _response(status, refused.code, title, refused.detail, refused_fields, headers)
 
 
+def failure_response() -> Response:
+    """What a client is told of a bug: nothing but that it is ours."""
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _response(status, "internal_server_error", status.phrase, status.description, [], None)
+
+
 def install(app: FastAPI) -> None:
     """Give every error of the app's own routing (404, 405) and every unexpected one the problem form."""
 
