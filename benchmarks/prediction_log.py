@@ -1,8 +1,8 @@
 """What the prediction log costs a request: requests/s, processor time and p99 of `/predict`, on against off.
 
-Two pods, alike but for the log, one uvicorn worker each, loaded in turns by the same client (`wrk`) over the same body,
-while a broker takes the events. Only the ratios mean anything, because the machine's own speed cancels out; the
-processor time is the steadiest of them, where other programs run beside.
+Two pods, alike but for the log, one uvicorn process each, loaded in turns by the same client (`wrk`) with the same
+encounters, while a broker takes the events. Only the ratios mean anything, because the machine's own speed cancels out;
+the processor time is the steadiest of them, where other programs run beside.
 
     python benchmarks/prediction_log.py [--rounds 9] [--seconds 4] [--connections 32] [--trees 200]
 """
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_load import encounter_script, load, load_options, server
+from serving_load import encounters_script, load, load_options, server
 
 from readmit_bundle import read_bundle
 from readmit_chassis.kafka import create_topics
@@ -90,7 +90,7 @@ def main() -> None:
     results: dict[str, list[Round]] = {"log off": [], "log on": []}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="readmit-log-")))
-        script = encounter_script(folder)
+        script = encounters_script(folder, options.source)
         store = MemoryStore()
         promotion = promote(store, tiny_bundle(1, family="lightgbm", trees=options.trees), epoch=1)
         for name in results:

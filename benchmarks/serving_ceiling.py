@@ -1,9 +1,11 @@
-"""How close `/predict` comes to the ceiling: its requests/s against those of a FastAPI handler that does nothing.
+"""How close `/predict` comes to the ceiling: its requests/s against those of handlers that predict nothing.
 
-Both run as one uvicorn worker, in turns, loaded by the same client (`wrk`) over the same body; only the ratio means
-anything, because the machine's own speed cancels out.
+Each runs as one uvicorn process on one core, in turns, loaded by the same client (`wrk`, on another core) with the same
+encounters; only ratios mean anything, because the machine's own speed cancels out. First, every answer of `/predict` to
+500 of the encounters is held against the bundle's own.
 
-    python benchmarks/serving_ceiling.py [--rounds 5] [--seconds 4] [--connections 32] [--trees 200]
+    python benchmarks/serving_ceiling.py [--rounds 5] [--seconds 4] [--connections 32] [--trees 200 | --bundle DIR]
+        [--source diabetes-130-us-hospitals.zip]
 """
 
 from __future__ import annotations
@@ -12,44 +14,93 @@ import argparse
 import statistics
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx
 from fastapi import FastAPI
-from serving_load import Load, encounter_script, load, load_options, server
+from pydantic import BaseModel, create_model
+from serving_load import Load, encounters, encounters_script, load, load_options, server
 
-from readmit_bundle import read_bundle
+from readmit_bundle import Bundle, load_model, read_bundle
+from readmit_bundle.archive import FILES
 from readmit_chassis.process import Process, run
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.testing import free_port
+from readmit_contracts.encounter import COLUMNS, Group
+from readmit_features.cleaning import clean_encounter
 from readmit_inference.cache import BundleCache
 from readmit_inference.testing import promote, tiny_bundle
 
+_CONSTANT = b'{"risk":0.1}'
 
-def no_op_app() -> FastAPI:
-    """The ceiling: FastAPI answering a constant, as any tutorial writes it."""
+
+async def raw_asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """The server's own ceiling: the body is read and a constant sent."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_CONSTANT))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": _CONSTANT})
+
+
+def fast_api(*, validates: bool) -> FastAPI:
+    """FastAPI answering a constant, as any tutorial writes it; with the body checked for its fields' types, or not."""
     app = FastAPI()
+    columns = [column for column in COLUMNS if column.group is not Group.OUTCOME]
+    fields: dict[str, Any] = {
+        c.key.replace("-", "_"): (int | None if c.is_number else str | None, None) for c in columns
+    }
+    encounter: type[BaseModel] = create_model("Encounter", **fields)
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.post("/predict")
     async def predict() -> dict[str, float]:
         return {"risk": 0.1}
 
+    async def predict_validated(body: Any) -> dict[str, float]:  # noqa: ARG001  validated and not looked at
+        return {"risk": 0.1}
+
+    predict_validated.__annotations__["body"] = encounter
+    app.post("/predict")(predict_validated if validates else predict)
     return app
 
 
+CEILINGS: dict[str, Any] = {
+    "raw ASGI, constant": lambda: raw_asgi,
+    "FastAPI, constant": lambda: fast_api(validates=False),
+    "FastAPI + pydantic, constant": lambda: fast_api(validates=True),
+}
+OURS = "/predict"
+
+
+def the_bundle(options: argparse.Namespace) -> Bundle:
+    """What is served: a real one, or a small one with as many trees."""
+    if options.bundle is None:
+        return tiny_bundle(1, family="lightgbm", trees=options.trees)
+    return Bundle({name: (options.bundle / name).read_bytes() for name in FILES})
+
+
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
-    """Load both servers in turns."""
-    script = encounter_script(folder)
+    """Check the answers, then load all servers in turns."""
+    script = encounters_script(folder, options.source)
     store, cache = MemoryStore(), BundleCache(folder / "cache")
-    promotion = promote(store, tiny_bundle(1, family="lightgbm", trees=options.trees), epoch=1)
+    bundle = the_bundle(options)
+    promotion = promote(store, bundle, epoch=1)
     cache.write(promotion, read_bundle(store.get, promotion.bundle))
-    ports = free_port(), free_port()
+    ports = {name: free_port() for name in [*CEILINGS, OURS]}
     nowhere = "127.0.0.1:1"  # Kafka and S3 stay down: the pod answers from its cache
     environment = {
-        "INFERENCE_PORT": str(ports[1]),
+        "INFERENCE_PORT": str(ports[OURS]),
         "INFERENCE_CACHE_DIR": str(folder / "cache"),
         "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": nowhere,
         "INFERENCE_LOG_PREDICTIONS": "false",  # its cost is benchmarks/prediction_log.py
@@ -57,34 +108,51 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
         "INFERENCE_S3__ACCESS_KEY": "none",
         "INFERENCE_S3__SECRET_KEY": "none",
     }
-    results: dict[str, list[Load]] = {"no-op FastAPI": [], "/predict": []}
-    with (
-        server([sys.executable, __file__, "--serve-no-op", str(ports[0])], {}, ports[0]) as no_op,
-        server([sys.executable, "-m", "readmit_inference"], environment, ports[1]) as predict,
-    ):
+    results: dict[str, list[Load]] = {name: [] for name in ports}
+    with ExitStack() as stack:
+        addresses = {}
+        for name, port in ports.items():
+            command = [sys.executable, __file__, "--serve", name, "--port", str(port)]
+            if name == OURS:
+                command = [sys.executable, "-m", "readmit_inference"]
+            addresses[name] = stack.enter_context(server(command, environment if name == OURS else {}, port))
+        verify(addresses[OURS], bundle, encounters(options.source, 500))
         for _ in range(options.rounds):
-            for name, address in zip(results, (no_op, predict), strict=True):
+            for name, address in addresses.items():
                 results[name].append(load(address, script, connections=options.connections, seconds=options.seconds))
     return results
 
 
+def verify(address: str, bundle: Bundle, sent: list[dict[str, str | int]]) -> None:
+    """End with a message unless the pod answers what the bundle says."""
+    model = load_model(bundle)
+    for encounter in sent:
+        risk = httpx.post(f"{address}/predict", json=encounter).raise_for_status().json()["risk"]
+        row = model.encoder.encode(clean_encounter(encounter).values)
+        expected = float(model.score_matrix(row.reshape(1, -1))[0])
+        if abs(risk - expected) > 1e-12:
+            raise SystemExit(f"the pod says {risk}, the bundle {expected}")
+
+
 def main() -> None:
-    """Print the table and the ratio."""
+    """Print the table and the ratios."""
     parser = load_options(__doc__, rounds=5)
-    parser.add_argument("--serve-no-op", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    parser.add_argument("--bundle", type=Path, help="a folder with bundle.json and model.txt, in place of --trees")
+    parser.add_argument("--serve", choices=[*CEILINGS], help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve_no_op:
-        run(no_op_app(), host="127.0.0.1", port=options.serve_no_op, process=Process())
+    if options.serve:
+        run(CEILINGS[options.serve](), host="127.0.0.1", port=options.port, process=Process())
     with tempfile.TemporaryDirectory(prefix="readmit-ceiling-") as folder:
         results = compare(Path(folder), options)
-    print(f"{'':14} {'requests/s':>11} {'p99 ms':>8}   (medians of {options.rounds} rounds)")
+    print(f"{'':30} {'requests/s':>11} {'p50 ms':>8} {'p99 ms':>8} {'/predict is':>12}   (medians of {options.rounds})")
     for name, loads in results.items():
-        rate, p99 = (
-            statistics.median(figures) for figures in zip(*((r.requests_per_s, r.p99_ms) for r in loads), strict=True)
+        rate, p50, p99 = (
+            statistics.median(getattr(one, field) for one in loads) for field in ("requests_per_s", "p50_ms", "p99_ms")
         )
-        print(f"{name:14} {rate:11,.0f} {p99:8.2f}")
-    ratios = [p.requests_per_s / n.requests_per_s for n, p in zip(*results.values(), strict=True)]
-    print(f"ratio {statistics.median(ratios):.2f} (rounds {min(ratios):.2f}-{max(ratios):.2f})")
+        ratios = [ours.requests_per_s / other.requests_per_s for ours, other in zip(results[OURS], loads, strict=True)]
+        told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(f"{name:30} {rate:11,.0f} {p50:8.2f} {p99:8.2f}   {told}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What benchmarks of serving share: a server process that is ready, and `wrk` posting one encounter to it."""
+"""What benchmarks of serving share: a server process that is ready, and `wrk` posting encounters to it."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import os
 import re
@@ -11,12 +13,18 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from readmit_contracts.encounter import example_encounter
+from readmit_contracts.encounter import COLUMNS, Group
+from readmit_features.cleaning import clean_encounter
+from readmit_features.synthetic import sample_columns
+
+_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Load:
     """What `wrk` saw in one round."""
 
     requests_per_s: float
+    p50_ms: float
     p99_ms: float
 
 
@@ -36,25 +45,58 @@ def load_options(description: str | None, *, rounds: int) -> argparse.ArgumentPa
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--trees", type=int, default=200)
+    parser.add_argument("--source", type=Path, help="the UCI archive, for real encounters in place of generated ones")
     return parser
 
 
-def encounter_script(folder: Path) -> Path:
-    """A script for `wrk` that posts one encounter as JSON."""
+def encounters(source: Path | None, rows: int = 2_000) -> list[dict[str, str | int]]:
+    """Bodies for `/predict`, no two in a row alike: the first rows of the UCI archive, or of the synthetic sample."""
+    if source is None:
+        made = sample_columns(rows)
+        cells = [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
+    else:
+        with zipfile.ZipFile(source) as archive, archive.open("diabetic_data.csv") as file:
+            cells = list(islice(csv.DictReader(io.TextIOWrapper(file, "utf-8")), rows))
+    columns = [column for column in COLUMNS if column.group is not Group.OUTCOME]
+    found = [
+        {
+            column.name: int(row[column.name]) if column.is_number else row[column.name]
+            for column in columns
+            if row[column.name] != "?"
+        }
+        for row in cells
+    ]
+    return [encounter for encounter in found if not clean_encounter(encounter).errors]  # a file may lack a diagnosis
+
+
+def encounters_script(folder: Path, source: Path | None) -> Path:
+    """A script for `wrk` that posts one encounter after the other as JSON. One body again and again flatters trees."""
+    bodies = folder / "bodies.txt"
+    bodies.write_text("".join(f"{json.dumps(encounter)}\n" for encounter in encounters(source)))
     script = folder / "post.lua"
-    body = json.dumps(example_encounter())
     script.write_text(
-        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [==[{body}]==]\n'
+        f"""local requests, at = {{}}, 0
+function init(arguments)
+    for body in io.lines("{bodies}") do
+        requests[#requests + 1] = wrk.format("POST", nil, {{["Content-Type"] = "application/json"}}, body)
+    end
+end
+function request()
+    at = at % #requests + 1
+    return requests[at]
+end
+"""
     )
     return script
 
 
 @contextmanager
 def server(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
-    """One server process; yields its address once it is ready."""
+    """One server process on one core, the last one; yields its address once it is ready."""
     address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL) as process:
         try:
+            os.sched_setaffinity(process.pid, {cores()[-1]})
             deadline = time.monotonic() + 60
             while True:
                 try:
@@ -69,14 +111,30 @@ def server(command: list[str], environment: dict[str, str], port: int) -> Iterat
             process.terminate()
 
 
+def cores() -> list[int]:
+    """The cores that this benchmark may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
 def load(address: str, script: Path, *, connections: int, seconds: float) -> Load:
-    """Requests per second and 99th percentile, all answers being 200."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(script)]
+    """Requests per second, median and 99th percentile, all answers being 200. The client has the first core."""
+    command = [
+        "taskset",
+        "-c",
+        str(cores()[0]),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--latency",
+        "-s",
+        str(script),
+    ]
     said = subprocess.run([*command, f"{address}/predict"], check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(f"the server failed under load:\n{said}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
-    if rate is None or p99 is None:
+    p50, p99 = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", said) for share in (50, 99))
+    if rate is None or p50 is None or p99 is None:
         raise SystemExit(f"cannot read what wrk said:\n{said}")
-    return Load(float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]])
+    return Load(float(rate[1]), *(float(found[1]) * _MS[found[2]] for found in (p50, p99)))

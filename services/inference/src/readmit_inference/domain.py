@@ -101,7 +101,7 @@ def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Answere
         uuid4(),
         risk,
         risk >= model.threshold,
-        bool(history) and model.manifest.feature_spec.reads_history,
+        bool(history) and model.encoder.reads_history,
         [*cleaned.warnings, *model.encoder.unseen(values)],
         cleaned.values,
         serving,

@@ -162,7 +162,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """
     for name, value in scope["headers"]:
         if name == b"content-type":
-            if value and not _JSON_TYPE.match(value):
+            if value and value != b"application/json" and not _JSON_TYPE.match(value):
                 raise WrongContentType("Send the encounter as application/json.")
         elif name == b"content-length" and value.isdigit() and int(value) > max_bytes:
             raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
