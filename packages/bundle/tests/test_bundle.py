@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import lightgbm
@@ -111,6 +112,14 @@ def rewritten(bundle: Bundle, edit: Callable[[dict[str, Any]], None]) -> Bundle:
     manifest = json.loads(bundle.files["bundle.json"])
     edit(manifest)
     return Bundle({**bundle.files, "bundle.json": json.dumps(manifest).encode()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_that_share_a_model_do_not_get_each_others_risks(kind: ScorerKind) -> None:
+    score = load_model(make(kind)).scorer.one
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(score, np.tile(ROWS, (20, 1))))
+    assert found == pytest.approx(np.tile(expected_margins(kind, ROWS), 20).tolist(), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

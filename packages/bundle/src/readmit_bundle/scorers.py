@@ -124,26 +124,27 @@ class LightGbm:
     """
 
     def __init__(self, booster: Any) -> None:
-        from lightgbm.basic import _LIB, _safe_call  # noqa: PLC0415  the library, loaded, and its errors raised
+        from lightgbm import basic  # noqa: PLC0415  as in load_lightgbm
 
+        library: Any = basic._LIB  # type: ignore[attr-defined]  # noqa: SLF001  the C API; it has no public name
         self.booster = booster
         self.width = int(booster.num_feature())
         self._row = np.zeros(self.width)
         self._margin, length = ctypes.c_double(), ctypes.c_int64()
         self._config = ctypes.c_void_p()
-        _safe_call(
-            _LIB.LGBM_BoosterPredictForMatSingleRowFastInit(
+        basic._safe_call(  # noqa: SLF001  raises what went wrong
+            library.LGBM_BoosterPredictForMatSingleRowFastInit(
                 booster._handle, ctypes.c_int(_RAW_SCORE), ctypes.c_int(0), ctypes.c_int(-1), ctypes.c_int(_FLOAT64),  # noqa: SLF001
                 ctypes.c_int32(self.width), ctypes.c_char_p(b"num_threads=1"), ctypes.byref(self._config),
             )
         )  # fmt: skip
-        self._predict = _LIB.LGBM_BoosterPredictForMatSingleRowFast
-        self._check = _safe_call
+        self._predict = library.LGBM_BoosterPredictForMatSingleRowFast
+        self._check = basic._safe_call  # noqa: SLF001
         self._arguments = (
             self._config, self._row.ctypes.data_as(ctypes.c_void_p), ctypes.byref(length), ctypes.byref(self._margin),
         )  # fmt: skip
         self._lock = threading.Lock()  # row and margin are the same memory for all calls
-        weakref.finalize(self, _LIB.LGBM_FastConfigFree, self._config)
+        weakref.finalize(self, library.LGBM_FastConfigFree, self._config)
 
     def one(self, row: Floats) -> float:
         with self._lock:
