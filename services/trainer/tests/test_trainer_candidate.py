@@ -132,7 +132,7 @@ def test_an_export_that_says_something_else_than_the_model_is_refused(
                 honest, probabilities=lambda rows: honest.probabilities(rows) * (0.999 if len(rows) > 100 else 1.0)
             )
 
-    monkeypatch.setattr(candidates, "BY_NAME", {"decision_tree": Dishonest})
+    monkeypatch.setattr(candidates, "open_family", lambda _name, rows, _scheduler: Dishonest(rows))
     with pytest.raises(ParityBroken, match="away from the fitted one"):
         make("decision_tree")
 
