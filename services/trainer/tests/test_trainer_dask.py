@@ -65,7 +65,7 @@ def test_a_fit_on_two_workers_is_as_good_as_one_here_and_tells_nothing_of_the_ma
 ) -> None:
     here, there = open_family("lightgbm", rows), open_family("lightgbm", rows, cluster.scheduler)
     scores = [family.score_fold(PARAMS, 0) for family in (here, there)]
-    assert scores[1].loss == pytest.approx(scores[0].loss, abs=0.005)
+    assert scores[1].loss == pytest.approx(scores[0].loss, abs=0.02)
     chance = log_loss(rows.labels, np.full(len(rows.labels), rows.labels.mean()))
     assert scores[1].loss < chance - 0.03
     fitted = there.fit(there.settle(PARAMS, [scores[1].params]))
