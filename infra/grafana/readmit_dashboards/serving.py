@@ -18,7 +18,7 @@ from readmit_dashboards.limits import (
 from readmit_dashboards.panels import About, Query, counts, density, figure, lines, rows
 
 _POD = 'instance=~"$instance"'
-_OURS = 'outcome=~"no_model|failed"'  #: outcomes that are our fault
+_OURS = 'outcome=~"no_model|overloaded|failed"'  #: outcomes that are our fault
 
 
 def serving() -> Dashboard:
@@ -92,7 +92,8 @@ def _traffic() -> Row:
         ),
         lines(
             About("Requests by outcome", "answered; refused: the client's body can't be understood; no_model: no "
-                  "model is loaded; failed: a bug, its traceback is in the log.", "reqps",
+                  "model is loaded; overloaded: turned away, since it would have waited too long; failed: a bug, its "
+                  "traceback is in the log.", "reqps",
                   ("PredictionErrorsHigh", "PredictionsRefused")),
             Query(f"sum by (outcome) (rate(prediction_requests_total{{{_POD}}}[$__rate_interval]))", "{{outcome}}"),
             stacked=True,

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -24,8 +25,10 @@ from readmit_inference.testing import promote, tiny_bundle
 
 
 @pytest.fixture
-def pod(settings: Settings, store: MemoryStore, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`python -m readmit_inference` and its address."""
+def pod(
+    settings: Settings, store: MemoryStore, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`python -m readmit_inference` and its address; a test may add to its environment."""
     promotion = promote(store, tiny_bundle(1, family="lightgbm"), epoch=3)
     BundleCache(settings.cache_dir).write(promotion, read_bundle(store.get, promotion.bundle))
     with socket.socket() as probe:
@@ -38,6 +41,7 @@ def pod(settings: Settings, store: MemoryStore, tmp_path: Path) -> Iterator[tupl
         "INFERENCE_S3__ENDPOINT_URL": settings.s3.endpoint_url,
         "INFERENCE_S3__ACCESS_KEY": "k",
         "INFERENCE_S3__SECRET_KEY": "s",
+        **getattr(request, "param", {}),
     }
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -76,6 +80,39 @@ def test_the_process_answers_refuses_floods_and_drains(pod: tuple[subprocess.Pop
 
     assert answer_after_sigterm(process, address).startswith(b"HTTP/1.1 200")
     assert process.wait(timeout=30) in {0, -signal.SIGTERM}
+
+
+@pytest.mark.parametrize("pod", [{"INFERENCE_SHED_AFTER_S": "0.03"}], indirect=True)
+def test_a_thousand_at_once_are_answered_or_turned_away_and_then_all_is_well(
+    pod: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    _, address = pod
+    statuses = asyncio.run(flood(address, connections=500, requests=8))
+    assert len(statuses) == 4_000
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) > 100
+    assert httpx.post(f"{address}/predict", json=example_encounter()).status_code == 200
+
+
+async def flood(address: str, *, connections: int, requests: int) -> list[int]:
+    """The statuses of so many requests on each of so many connections, all at the same time."""
+    host, port = address.removeprefix("http://").split(":")
+    body = json.dumps(example_encounter()).encode()
+    request = f"POST /predict HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+    async def one() -> list[int]:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        statuses = []
+        for _ in range(requests):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            statuses.append(int(head[9:12]))
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+        writer.close()
+        return statuses
+
+    async with asyncio.timeout(60):
+        return list(chain.from_iterable(await asyncio.gather(*(one() for _ in range(connections)))))
 
 
 def answer_after_sigterm(process: subprocess.Popen[bytes], address: str) -> bytes:

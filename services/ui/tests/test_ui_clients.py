@@ -14,8 +14,8 @@ from readmit_ui.clients import Services, Trouble
 ServicesThat = Callable[[Callable[[httpx.Request], httpx.Response]], Services]
 
 
-def problem(status: int) -> httpx.Response:
-    body = Problem(type="urn:x", title="T", status=status, detail="D").model_dump()
+def problem(status: int, kind: str = "urn:x") -> httpx.Response:
+    body = Problem(type=kind, title="T", status=status, detail="D").model_dump()
     return httpx.Response(status, json=body)
 
 
@@ -37,7 +37,8 @@ async def test_an_answer_is_a_prediction(services_that: ServicesThat, prediction
     [
         (lambda _: problem(422), "refused"),
         (lambda _: problem(413), "refused"),
-        (lambda _: problem(503), "no_model"),
+        (lambda _: problem(503, "urn:readmit:problem:no_model"), "no_model"),
+        (lambda _: problem(503, "urn:readmit:problem:overloaded"), "overloaded"),
         (lambda _: problem(500), "failed"),
         (lambda _: httpx.Response(502, text="<html>bad gateway</html>"), "failed"),
         (lambda _: httpx.Response(200, text="not a prediction"), "failed"),

@@ -25,6 +25,7 @@ from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
 from readmit_inference.handlers import PredictEndpoint, describe_predict, state_router
+from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
@@ -65,10 +66,12 @@ def make_app(
     encode = encoder(settings.pod_id, SOURCE, settings.pseudonym_key)
     log = PredictionLog(encode, publisher.publish, capacity=settings.log_capacity) if settings.log_predictions else None
 
+    overload = Overload(settings.shed_after_s)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await champion.restore()
-        background = [champion.run(), _talk(broker, announcer), _warm_up(on_warm)]
+        background = [champion.run(), overload.watch(), _talk(broker, announcer), _warm_up(on_warm)]
         if log is not None:
             background.append(log.run())
         try:
@@ -81,7 +84,7 @@ def make_app(
             await broker.stop()
 
     app = FrontDoor(
-        PredictEndpoint(champion, settings.max_body_bytes, log),
+        PredictEndpoint(champion, settings.max_body_bytes, log, overload),
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
         lifespan=lifespan,

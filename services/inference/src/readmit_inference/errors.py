@@ -37,6 +37,10 @@ class NoModel(PredictionRefused):
     code = "no_model"
 
 
+class Overloaded(PredictionRefused):
+    code = "overloaded"
+
+
 class InvalidEncounter(PredictionRefused):
     """One or more fields can't be understood; `errors` lists them all."""
 

@@ -22,9 +22,11 @@ from readmit_inference.errors import (
     InvalidJson,
     NoModel,
     NotAnObject,
+    Overloaded,
     PredictionRefused,
     WrongContentType,
 )
+from readmit_inference.overload import Overload
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.problems import failure_response, openapi_responses, refusal_response
 
@@ -32,8 +34,8 @@ _JSON_TYPE = re.compile(rb"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
 
 _ANSWERED = metrics.REQUESTS.labels("answered")
 _REFUSED = metrics.REQUESTS.labels("refused")
-_NO_MODEL = metrics.REQUESTS.labels("no_model")
 _FAILED = metrics.REQUESTS.labels("failed")
+_OUR_FAULT = {code: metrics.REQUESTS.labels(code) for code in (NoModel.code, Overloaded.code)}
 _VERDICTS = {verdict: metrics.PREDICTIONS.labels(str(verdict).lower()) for verdict in (True, False)}
 
 _OPENAPI_BODY: dict[str, Any] = {
@@ -61,19 +63,21 @@ class PredictEndpoint:
     Answers are kept in `log`, if there is one.
     """
 
-    def __init__(self, champion: Champion, max_body_bytes: int, log: PredictionLog | None) -> None:
+    def __init__(self, champion: Champion, max_body_bytes: int, log: PredictionLog | None, overload: Overload) -> None:
         self._champion = champion
         self._max_body_bytes = max_body_bytes
         self._log = log
+        self._overload = overload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
+            self._overload.check()
             encounter = decode(await read_body(scope, receive, self._max_body_bytes))
             answered = predict(self._champion.serving, encounter)
             body = answered.to_json()
         except PredictionRefused as refused:
-            (_NO_MODEL if isinstance(refused, NoModel) else _REFUSED).inc()
+            _OUR_FAULT.get(refused.code, _REFUSED).inc()
             metrics.ERRORS.labels(refused.code).inc()
             metrics.LATENCY.observe(time.perf_counter() - started)
             await refusal_response(refused)(scope, receive, send)

@@ -6,8 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter(
     "prediction_requests",
-    "Requests to /predict by outcome (answered, refused, no_model, failed). More no_model: look at model_loads_total; "
-    "failed: a bug, its traceback is in the log.",
+    "Requests to /predict by outcome (answered, refused, no_model, overloaded, failed). More no_model: look at "
+    "model_loads_total; overloaded: add pods; failed: a bug, its traceback is in the log.",
     ["outcome"],
 )
 PREDICTIONS = Counter(
@@ -35,6 +35,11 @@ PREDICTION_LOG_DROPPED = Counter(
     "prediction_log_dropped",
     "Answers that the log has lost, by reason (full, shutdown). Rising: drift and outcomes see a part only.",
     ["reason"],
+)
+LOOP_LATE = Gauge(
+    "event_loop_late_seconds",
+    "How late the event loop was when it last looked, every 20 ms: what a request waits before it is read. Rising: "
+    "more requests than the pod can answer (prediction_requests_total, overloaded), or no time from the machine.",
 )
 MODEL_LOADS = Counter(
     "model_loads",

@@ -24,15 +24,17 @@ STATUSES: Mapping[type[PredictionRefused], tuple[HTTPStatus, str]] = {
     errors.NotAnObject: (HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not one encounter"),
     errors.InvalidEncounter: (HTTPStatus.UNPROCESSABLE_ENTITY, "The encounter can't be understood"),
     errors.NoModel: (HTTPStatus.SERVICE_UNAVAILABLE, "No model is in service yet"),
+    errors.Overloaded: (HTTPStatus.SERVICE_UNAVAILABLE, "The service is overloaded"),
 }
-_RETRY_AFTER_S = 5
+_RETRY_AFTER_S: Mapping[type[PredictionRefused], int] = {errors.NoModel: 5, errors.Overloaded: 1}
 
 
 def refusal_response(refused: PredictionRefused) -> Response:
     """The problem that tells a client why there is no prediction."""
     status, title = STATUSES[type(refused)]
     refused_fields = refused.errors if isinstance(refused, InvalidEncounter) else []
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    wait_s = _RETRY_AFTER_S.get(type(refused))
+    headers = None if wait_s is None else {"Retry-After": str(wait_s)}
     return _response(status, refused.code, title, refused.detail, refused_fields, headers)
 
 

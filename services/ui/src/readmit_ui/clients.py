@@ -16,12 +16,15 @@ from readmit_ui import metrics
 
 log = structlog.get_logger()
 
+#: Why inference may be unavailable though it has a model.
+_OVERLOADED = "urn:readmit:problem:overloaded"
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why there is no answer; `problem` when the service said so itself."""
 
-    kind: Literal["refused", "no_model", "unreachable", "failed"]
+    kind: Literal["refused", "no_model", "overloaded", "unreachable", "failed"]
     problem: Problem | None = None
 
 
@@ -65,5 +68,5 @@ class Services:
             log.exception("inference_answer_unreadable", status=response.status_code)
             return Trouble("failed")
         if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-            return Trouble("no_model", problem)
+            return Trouble("overloaded" if problem.type == _OVERLOADED else "no_model", problem)
         return Trouble("refused" if response.is_client_error else "failed", problem)

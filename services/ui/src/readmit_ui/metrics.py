@@ -6,7 +6,7 @@ from prometheus_client import Counter
 
 PREDICTIONS = Counter(
     "ui_predictions",
-    "Presses of the button by outcome (answered, refused, no_model, unreachable, failed). "
+    "Presses of the button by outcome (answered, refused, no_model, overloaded, unreachable, failed). "
     "unreachable or failed: look at the inference service.",
     ["outcome"],
 )
@@ -17,5 +17,5 @@ REQUESTS = Counter(
 )
 
 # A rate needs a zero to start from.
-for outcome in ("answered", "refused", "no_model", "unreachable", "failed"):
+for outcome in ("answered", "refused", "no_model", "overloaded", "unreachable", "failed"):
     PREDICTIONS.labels(outcome)

@@ -171,6 +171,7 @@ SPANISH = Texts(
     troubles={
         "refused": ("Hay campos que no se entienden", "Corríjalos y pulse de nuevo el botón."),
         "no_model": ("Todavía no hay un modelo en servicio", "El primero aún se está entrenando. Pruebe más tarde."),
+        "overloaded": ("El servicio de inferencia está ocupado", "El formulario está bien. Pulse de nuevo en breve."),
         "unreachable": ("El servicio de inferencia no responde", "El formulario está bien. Pruebe en un momento."),
         "failed": ("El servicio de inferencia ha fallado", "El formulario está bien. Su registro dice más."),
     },

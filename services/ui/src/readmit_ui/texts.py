@@ -167,6 +167,7 @@ ENGLISH = Texts(
     troubles={
         "refused": ("Some fields can't be read", "Correct them and press the button again."),
         "no_model": ("No model is in service yet", "The first one is still being trained. Try again in a while."),
+        "overloaded": ("The inference service is busy", "The form is fine. Press the button again in a moment."),
         "unreachable": ("The inference service can't be reached", "The form is fine. Try again shortly."),
         "failed": ("The inference service failed", "The form is fine. The log of the service says more."),
     },
