@@ -50,6 +50,7 @@ def settings(tmp_path: Path, closed_port: int) -> Settings:
     return Settings(
         pod_id="pod-1",
         cache_dir=tmp_path / "cache",
+        shed_after_s=60.0,  # here the thread also does the tests' work, with the loop at rest meanwhile
         kafka=KafkaSettings(bootstrap_servers=address, idempotent_producer=False),
         s3=S3Settings.model_validate({"endpoint_url": f"http://{address}", "access_key": "k", "secret_key": "s"}),
     )

@@ -94,6 +94,20 @@ def test_a_thousand_at_once_are_answered_or_turned_away_and_then_all_is_well(
     assert httpx.post(f"{address}/predict", json=example_encounter()).status_code == 200
 
 
+@pytest.mark.parametrize("pod", [{"INFERENCE_BODY_TIMEOUT_S": "0.5"}], indirect=True)
+def test_a_client_that_does_not_send_its_body_is_told_so_and_let_go(pod: tuple[subprocess.Popen[bytes], str]) -> None:
+    _, address = pod
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b'POST /predict HTTP/1.1\r\nHost: pod\r\nContent-Length: 900\r\n\r\n{"age":')
+        said = b""
+        while block := connection.recv(4096):  # until the pod closes
+            said += block
+    assert said.startswith(b"HTTP/1.1 408")
+    assert b"urn:readmit:problem:body_too_slow" in said
+    assert httpx.post(f"{address}/predict", json=example_encounter()).status_code == 200
+
+
 async def flood(address: str, *, connections: int, requests: int) -> list[int]:
     """The statuses of so many requests on each of so many connections, all at the same time."""
     host, port = address.removeprefix("http://").split(":")

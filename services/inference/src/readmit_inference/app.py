@@ -29,6 +29,7 @@ from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
+from readmit_inference.slow_bodies import SlowBodies
 
 SOURCE = "readmit-inference"
 _LOG_DRAIN_S = 3.0
@@ -67,11 +68,18 @@ def make_app(
     log = PredictionLog(encode, publisher.publish, capacity=settings.log_capacity) if settings.log_predictions else None
 
     overload = Overload(settings.shed_after_s)
+    slow_bodies = SlowBodies(settings.body_timeout_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await champion.restore()
-        background = [champion.run(), overload.watch(), _talk(broker, announcer), _warm_up(on_warm)]
+        background = [
+            champion.run(),
+            overload.watch(),
+            slow_bodies.watch(),
+            _talk(broker, announcer),
+            _warm_up(on_warm),
+        ]
         if log is not None:
             background.append(log.run())
         try:
@@ -84,7 +92,7 @@ def make_app(
             await broker.stop()
 
     app = FrontDoor(
-        PredictEndpoint(champion, settings.max_body_bytes, log, overload),
+        PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies),
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
         lifespan=lifespan,

@@ -21,6 +21,10 @@ class BodyTooLarge(PredictionRefused):
     code = "body_too_large"
 
 
+class BodyTooSlow(PredictionRefused):
+    code = "body_too_slow"
+
+
 class WrongContentType(PredictionRefused):
     code = "wrong_content_type"
 

@@ -29,6 +29,7 @@ from readmit_inference.errors import (
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.problems import failure_response, openapi_responses, refusal_response
+from readmit_inference.slow_bodies import SlowBodies
 
 _JSON_TYPE = re.compile(rb"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
 
@@ -63,19 +64,28 @@ class PredictEndpoint:
     Answers are kept in `log`, if there is one.
     """
 
-    def __init__(self, champion: Champion, max_body_bytes: int, log: PredictionLog | None, overload: Overload) -> None:
+    def __init__(
+        self,
+        champion: Champion,
+        max_body_bytes: int,
+        log: PredictionLog | None,
+        overload: Overload,
+        slow_bodies: SlowBodies,
+    ) -> None:
         self._champion = champion
         self._max_body_bytes = max_body_bytes
         self._log = log
         self._overload = overload
+        self._slow_bodies = slow_bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
             self._overload.check()
-            encounter = decode(await read_body(scope, receive, self._max_body_bytes))
+            body = await self._slow_bodies.read(read_body(scope, receive, self._max_body_bytes))
+            encounter = decode(body)
             answered = predict(self._champion.serving, encounter)
-            body = answered.to_json()
+            answer = answered.to_json()
         except PredictionRefused as refused:
             _OUR_FAULT.get(refused.code, _REFUSED).inc()
             metrics.ERRORS.labels(refused.code).inc()
@@ -93,9 +103,9 @@ class PredictEndpoint:
             metrics.LATENCY.observe(latency_s)
             if self._log is not None:
                 self._log.add(answered, latency_s)
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.body", "body": answer})
 
 
 def describe_predict(app: FastAPI) -> None:

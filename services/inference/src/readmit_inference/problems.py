@@ -19,6 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 #: HTTP status and title of every refusal.
 STATUSES: Mapping[type[PredictionRefused], tuple[HTTPStatus, str]] = {
     errors.InvalidJson: (HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    errors.BodyTooSlow: (HTTPStatus.REQUEST_TIMEOUT, "The body did not come"),
     errors.BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     errors.WrongContentType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
     errors.NotAnObject: (HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not one encounter"),
@@ -26,15 +27,18 @@ STATUSES: Mapping[type[PredictionRefused], tuple[HTTPStatus, str]] = {
     errors.NoModel: (HTTPStatus.SERVICE_UNAVAILABLE, "No model is in service yet"),
     errors.Overloaded: (HTTPStatus.SERVICE_UNAVAILABLE, "The service is overloaded"),
 }
-_RETRY_AFTER_S: Mapping[type[PredictionRefused], int] = {errors.NoModel: 5, errors.Overloaded: 1}
+_HEADERS: Mapping[type[PredictionRefused], Mapping[str, str]] = {
+    errors.BodyTooSlow: {"Connection": "close"},  # what may still come is no new request
+    errors.NoModel: {"Retry-After": "5"},
+    errors.Overloaded: {"Retry-After": "1"},
+}
 
 
 def refusal_response(refused: PredictionRefused) -> Response:
     """The problem that tells a client why there is no prediction."""
     status, title = STATUSES[type(refused)]
     refused_fields = refused.errors if isinstance(refused, InvalidEncounter) else []
-    wait_s = _RETRY_AFTER_S.get(type(refused))
-    headers = None if wait_s is None else {"Retry-After": str(wait_s)}
+    headers = _HEADERS.get(type(refused))
     return _response(status, refused.code, title, refused.detail, refused_fields, headers)
 
 
