@@ -108,6 +108,23 @@ def test_a_client_that_does_not_send_its_body_is_told_so_and_let_go(pod: tuple[s
     assert httpx.post(f"{address}/predict", json=example_encounter()).status_code == 200
 
 
+@pytest.mark.stack
+def test_generated_requests_get_what_the_openapi_document_promises(
+    pod: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    """No 5xx, no status, content type or body that is not documented; seeded, so that a failure comes again.
+
+    Not checked: that only what the schema says is taken. By design more is, such as numbers as text and ages without
+    brackets.
+    """
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    command = [Path(sys.executable).with_name("schemathesis"), "run", f"{pod[1]}/openapi.json", "--checks", checks,
+               "--max-examples", "300", "--seed", "1"]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+    assert found.returncode == 0, found.stdout[-4000:]
+    assert " passed" in found.stdout
+
+
 async def flood(address: str, *, connections: int, requests: int) -> list[int]:
     """The statuses of so many requests on each of so many connections, all at the same time."""
     host, port = address.removeprefix("http://").split(":")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from readmit_chassis.metrics import READINESS
@@ -36,7 +36,7 @@ def health_router(health: Health, registry: CollectorRegistry = REGISTRY) -> API
     async def livez() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/readyz")
+    @router.get("/readyz", responses={503: {"description": "Not ready; `waiting_for` says what is missing"}})
     async def readyz() -> JSONResponse:
         waiting = health.waiting_for
         return JSONResponse(
@@ -44,7 +44,7 @@ def health_router(health: Health, registry: CollectorRegistry = REGISTRY) -> API
             status_code=503 if waiting else 200,
         )
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
