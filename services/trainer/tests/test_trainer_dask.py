@@ -26,9 +26,9 @@ PARAMS = {"num_leaves": 7, "min_child_samples": 20, "feature_fraction": 0.5, "la
 @pytest.fixture(scope="module")
 def rows() -> TrainingRows:
     random = np.random.default_rng(1)
-    values = random.normal(size=(4_000, 6))
-    labels = random.random(4_000) < 1 / (1 + np.exp(2 - values[:, 0] - values[:, 1] * values[:, 2]))
-    return TrainingRows(values, labels, np.arange(4_000) % 4, 4, 1)
+    values = random.normal(size=(20_000, 6))
+    labels = random.random(20_000) < 1 / (1 + np.exp(2 - values[:, 0] - values[:, 1] * values[:, 2]))
+    return TrainingRows(values, labels, np.arange(20_000) % 4, 4, 1)
 
 
 class Cluster:
@@ -65,7 +65,7 @@ def test_a_fit_on_two_workers_is_as_good_as_one_here_and_tells_nothing_of_the_ma
 ) -> None:
     here, there = open_family("lightgbm", rows), open_family("lightgbm", rows, cluster.scheduler)
     scores = [family.score_fold(PARAMS, 0) for family in (here, there)]
-    assert scores[1].loss == pytest.approx(scores[0].loss, abs=0.02)
+    assert scores[1].loss == pytest.approx(scores[0].loss, abs=0.005)
     chance = log_loss(rows.labels, np.full(len(rows.labels), rows.labels.mean()))
     assert scores[1].loss < chance - 0.03
     fitted = there.fit(there.settle(PARAMS, [scores[1].params]))
@@ -75,7 +75,7 @@ def test_a_fit_on_two_workers_is_as_good_as_one_here_and_tells_nothing_of_the_ma
     margins = load_scorer("lightgbm_text", fitted.model_file).many(rows.rows)
     np.testing.assert_allclose(1 / (1 + np.exp(-margins)), fitted.probabilities(rows.rows), atol=1e-12)
     local = here.fit(here.settle(PARAMS, [scores[0].params])).probabilities(rows.rows)
-    assert np.corrcoef(fitted.probabilities(rows.rows), local)[0, 1] > 0.85
+    assert np.corrcoef(fitted.probabilities(rows.rows), local)[0, 1] > 0.97
 
 
 @pytest.mark.stack

@@ -120,7 +120,7 @@ class LightGbm:
     """LightGBM's own text format, scored by LightGBM with one thread.
 
     One row goes through the call of LightGBM's C API that is made for it (`LGBM_BoosterPredictForMatSingleRowFast`):
-    the Python method spends ten times what the trees take on preparing for any kind of data.
+    the Python method spends several times what the trees take on preparing for any kind of data.
     """
 
     def __init__(self, booster: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # The search takes large steps and stops by itself; the last fit takes small ones, and as many more.
 SEARCH_RATE, RATE = 0.06, 0.03
-_MAX_TREES, _PATIENCE = 600, 40
+MAX_TREES, _PATIENCE = 600, 40
 
 
 class LightGbm:
@@ -48,7 +48,7 @@ class LightGbm:
         """Stops when the held-out loss no longer falls; `num_trees` is the best number, at the last fit's rate."""
         train, held = self._folds[held_out]
         booster = lightgbm.train(
-            {**self._fixed, **params, "learning_rate": SEARCH_RATE}, train, num_boost_round=_MAX_TREES,
+            {**self._fixed, **params, "learning_rate": SEARCH_RATE}, train, num_boost_round=MAX_TREES,
             valid_sets=[held], callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
         )  # fmt: skip
         trees = round(booster.best_iteration * SEARCH_RATE / RATE)

@@ -25,12 +25,12 @@ from distributed.client import FutureCancelledError
 
 from readmit_trainer.errors import PartAway
 from readmit_trainer.families.fitted import Fitted, Floats, FoldScore, Labels, Params, TrainingRows, log_loss
-from readmit_trainer.families.lightgbm import RATE, SEARCH_RATE, LightGbm
+from readmit_trainer.families.lightgbm import MAX_TREES, RATE, SEARCH_RATE, LightGbm
 
 _CONNECT_S = 10
 _LOOK_S = 1.0
-# No early stopping: it would need all workers to agree. So many trees, and the best number of them is looked up.
-_TREES, _STEP = 300, 10
+# No early stopping: it would need all workers to agree. All trees, and the best number of them is looked up.
+_STEP = 10
 # Until LightGBM's own connections between workers count as lost, in minutes.
 _SOCKET_MINUTES = 2
 # How Dask says that workers run other versions, and LightGBM that another worker has gone.
@@ -58,7 +58,7 @@ class LightGbmOnDask(LightGbm):
 
     def score_fold(self, params: Params, held_out: int) -> FoldScore:
         """`num_trees` is the best number, at the last fit's rate."""
-        booster = self._boost({**params, "learning_rate": SEARCH_RATE}, _TREES, leave_out=held_out)
+        booster = self._boost({**params, "learning_rate": SEARCH_RATE}, MAX_TREES, leave_out=held_out)
         out = self._data.fold == held_out
         rows, labels = self._data.rows[out], self._data.labels[out]
         losses = _losses_by_trees(booster, rows, labels)
