@@ -1,0 +1,353 @@
+"""The column form of reading and encoding: what serving uses for many encounters at once. NumPy, no pandas.
+
+Each distinct value of a column is read by the rules of `cleaning` and encoded by `row.RowEncoder` once, by itself; rows
+are then put together from what is known of their values. So the three forms of the encoder cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from readmit_contracts.encounter import MISSING_MARKERS, Column, Kind
+from readmit_contracts.history import HISTORY, HISTORY_KEYS, INPUTS_BY_KEY
+from readmit_contracts.prediction import FieldWarning
+from readmit_features.cleaning import FIRST_ENCOUNTER, MAX_TEXT, ColumnReader, Value, input_key, shown
+from readmit_features.row import RowEncoder
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+_PREFIX: Final = HISTORY + "."
+_PREVIOUS: Final = "previous_encounters"
+#: Distinct values remembered per column, give or take a block of rows.
+_REMEMBERED = 4096
+#: Types whose values are equal only where they mean the same. True and 1.0 would find what is known of 1.
+_PLAIN = frozenset({str, int, NoneType})
+#: From here on a number is not kept; and one of so many digits is below it.
+_HUGE, _LONGEST_NUMBER = 2**63, 18
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a table has which column: `keys[i]` is that of cell i, None where no column has its name.
+
+    `repeated` are keys that two cells have: nothing but a refusal can come of that. A history in a file (`is_file`)
+    is that of a patient of unknown history where all of its cells are missing; an object is given or it is not.
+    """
+
+    names: tuple[str, ...]
+    keys: tuple[str | None, ...]
+    repeated: frozenset[str]
+    is_file: bool
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names that no column has."""
+        return [name for name, key in zip(self.names, self.keys, strict=True) if key is None]
+
+    def encounter(self, cells: Sequence[object]) -> dict[str, object]:
+        """One row as the object that a client would post; cells of unknown names are left out."""
+        encounter: dict[str, object] = {}
+        history: dict[str, object] = {}
+        for name, key, cell in zip(self.names, self.keys, cells, strict=True):
+            if key in HISTORY_KEYS:
+                history[name.removeprefix(_PREFIX)] = cell
+            elif key is not None:
+                encounter[name] = cell
+        if history and not (self.is_file and all(map(_is_missing, history.values()))):
+            encounter[HISTORY] = history
+        return encounter
+
+
+def layout_of(names: Sequence[str], *, is_file: bool) -> Layout:
+    """Names in any accepted spelling; those of the history stand behind `history.`"""
+    keys = tuple(
+        input_key(name.removeprefix(_PREFIX), of_history=name.startswith(_PREFIX)) for name in names
+    )  # fmt: skip
+    repeated = frozenset(key for key in keys if key is not None and keys.count(key) > 1)
+    return Layout(tuple(names), keys, repeated, is_file)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """`matrix` has shape (n, width); the rows `apart` in it mean nothing: read these one by one.
+
+    `with_history` (n,) says where the patient's history is known; `warnings` what is to be said of some of the rows.
+    """
+
+    matrix: Floats
+    with_history: Flags
+    warnings: dict[int, list[FieldWarning]]
+    apart: list[int]
+
+
+class ColumnEncoder:
+    """Encodes tables of raw cells. Rows that are refused, or written in a way that is not read here, are set apart.
+
+    Not thread-safe: it remembers the values that it has seen.
+    """
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        self._encoder = encoder
+        self._width = encoder.width
+        spec = encoder.spec
+        self._tallies_from = len(spec.numeric) + len(spec.differences)
+        self._tallies = len(spec.tallies)
+        self._differences = list(enumerate(spec.differences, len(spec.numeric)))
+        owned: dict[str, list[int]] = {}
+        targets_from = self._tallies_from + self._tallies
+        for at, numeric in enumerate(spec.numeric):
+            owned.setdefault(numeric.column, []).append(at)
+        for at, target in enumerate(spec.targets, targets_from):
+            owned.setdefault(target.column, []).append(at)
+        blocks: dict[str, list[tuple[int, int]]] = {}
+        start = targets_from + len(spec.targets)
+        for categorical in spec.categorical:
+            blocks.setdefault(categorical.column, []).append((start, start + len(categorical.names)))
+            start += len(categorical.names)
+        self._grows = [key for key in spec.columns if INPUTS_BY_KEY[key].kind in {Kind.OPEN, Kind.DIAGNOSIS}]
+        tallied = {column for tally in spec.tallies for column in tally.columns}
+        tallies = range(self._tallies_from, targets_from)
+        self._columns = {
+            key: _Column(key, encoder, owned.get(key, []), blocks.get(key, []), tallies if key in tallied else ())
+            for key in INPUTS_BY_KEY
+        }
+
+    @property
+    def remembered(self) -> int:
+        """Most distinct values that any column remembers."""
+        return max(map(len, self._columns.values()))
+
+    def encode(self, layout: Layout, cells: Sequence[Sequence[object]]) -> Encoded:
+        """Rows of a table, by column: `cells[i][row]`, as many columns as the layout has names, one row or more."""
+        rows = len(cells[0])
+        given = {
+            key: column for key, column in zip(layout.keys, cells, strict=True) if key is not None
+        }  # fmt: skip
+        apart = np.zeros(rows, dtype=bool)
+        if layout.repeated:
+            apart[:] = True
+        if not layout.is_file:
+            if layout.unknown:
+                apart[:] = True  # each is told of the names that were ignored
+            given = {key: _plain(key, column, apart) for key, column in given.items()}
+        with_history = np.zeros(rows, dtype=bool)
+        has_history = not given.keys().isdisjoint(HISTORY_KEYS)
+        if has_history:
+            given |= {key: (None,) * rows for key in HISTORY_KEYS if key not in given}
+        places = {key: self._columns[key].places(column) for key, column in given.items()}
+        if has_history:
+            self._read_history(places, with_history, apart, is_file=layout.is_file)
+        matrix = np.zeros((rows, self._width))
+        self._fill(matrix, places, rows, apart)
+        warnings = self._warnings(layout, given, places, apart)
+        return Encoded(matrix, with_history, warnings, np.flatnonzero(apart).tolist())
+
+    def _warnings(
+        self, layout: Layout, given: Mapping[str, Sequence[object]], places: Mapping[str, Places], apart: Flags
+    ) -> dict[int, list[FieldWarning]]:
+        """What `clean_encounter` and then `RowEncoder.unseen` say of each row."""
+        told = np.zeros(len(apart), dtype=bool)
+        for key, at in places.items():
+            told |= self._columns[key].is_told[at]
+        names = {key: name for name, key in zip(layout.names, layout.keys, strict=True) if key is not None}
+        in_order = sorted(names, key=HISTORY_KEYS.__contains__)
+        warnings: dict[int, list[FieldWarning]] = {}
+        for row in np.flatnonzero(told & ~apart).tolist():
+            said = []
+            for key in in_order:
+                message = self._columns[key].warnings.get(int(places[key][row]))
+                if message is not None:
+                    said.append(FieldWarning(field=names[key], value=shown(given[key][row]), message=message))
+            values = {key: self._columns[key].clean[places[key][row]] for key in self._grows if key in places}
+            warnings[row] = [*said, *self._encoder.unseen(values)]
+        return warnings
+
+    def _read_history(self, places: dict[str, Places], with_history: Flags, apart: Flags, *, is_file: bool) -> None:
+        """As `clean_encounter` does: how many earlier encounters must be known, and none is a history of its own."""
+        known = np.zeros(len(apart), dtype=bool)
+        for key in HISTORY_KEYS:
+            known |= self._columns[key].is_known[places[key]]
+        earlier = self._columns[_PREVIOUS].number[places[_PREVIOUS]]
+        apart |= np.isnan(earlier) & known if is_file else np.isnan(earlier)
+        first = earlier == 0.0
+        for key in HISTORY_KEYS:
+            if key == _PREVIOUS:
+                continue
+            column = self._columns[key]
+            apart |= first & ~column.fits_first[places[key]]
+            if key in FIRST_ENCOUNTER:
+                places[key] = np.where(first, column.places((FIRST_ENCOUNTER[key],)), places[key])
+        with_history |= known
+
+    def _fill(self, matrix: Floats, places: Mapping[str, Places], rows: int, apart: Flags) -> None:
+        tallies = np.zeros((self._tallies, rows))
+        flat = matrix.reshape(-1)
+        starts = np.arange(rows) * self._width
+        absent = np.zeros(rows, dtype=np.int64)
+        numbers: dict[str, Floats] = {}
+        for key, column in self._columns.items():
+            at = places.get(key, absent)
+            apart |= column.is_apart[at]
+            for position, values in zip(column.owned, column.numbers, strict=True):
+                matrix[:, position] = values[at]
+            for hot in column.hot:
+                flat[starts + hot[at]] = 1.0
+            for number, counted in enumerate(column.tallied):
+                tallies[number] += counted[at]
+            numbers[key] = column.number[at]
+        matrix[:, self._tallies_from : self._tallies_from + self._tallies] = tallies.T
+        for position, feature in self._differences:
+            differences = numbers[feature.column] - numbers[feature.subtracted]
+            np.clip(np.nan_to_num(differences, copy=False, nan=0.0), feature.low, feature.high, out=differences)
+            matrix[:, position] = differences
+
+
+#: Where each column keeps what an absent cell means, and what one that cannot be read here means.
+_ABSENT, _APART = 0, 1
+
+
+class _Column(dict[object, int]):
+    """The values of one column that have come so far: raw value -> its place in the arrays.
+
+    Each array says something of a value, by place: `is_apart` that its row cannot be read here, `is_told` that there is
+    a warning of it, `is_known` that it is not missing, `number` (nan where it is none), `fits_first` that it may stand
+    in the history of a first encounter. `clean` are the values as they were read, `warnings` those of reading.
+    `numbers[i]` are the features at `owned[i]`, `hot[i]` where in the row the 1 of block i stands, `tallied[i]` what
+    the value adds to tally i.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        encoder: RowEncoder,
+        owned: Sequence[int],
+        blocks: Sequence[tuple[int, int]],
+        tallies: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self._key = key
+        self._column = INPUTS_BY_KEY[key]
+        self._reader = ColumnReader(self._column)
+        self._encoder = encoder
+        self._blocks = blocks
+        self._tallies = tallies
+        self.owned = owned
+        self.is_required = self._column.required and key not in HISTORY_KEYS
+        self._forget()
+
+    def _forget(self) -> None:
+        self.clear()
+        self.clean: list[Value] = []
+        self.warnings: dict[int, str] = {}
+        self.is_apart = np.zeros(8, dtype=bool)
+        self.is_told = np.zeros(8, dtype=bool)
+        self.is_known = np.zeros(8, dtype=bool)
+        self.fits_first = np.zeros(8, dtype=bool)
+        self.number = np.zeros(8)
+        self.numbers = np.zeros((len(self.owned), 8))
+        self.hot = np.zeros((len(self._blocks), 8), dtype=np.int64)
+        self.tallied = np.zeros((len(self._tallies), 8))
+        self._add(None if self._key in HISTORY_KEYS else self._column.default, is_apart=self.is_required)
+        self._add(None, is_apart=True)
+
+    def places(self, cells: Sequence[object]) -> Places:
+        """Where the arrays say what there is to say of each cell, shape (n,)."""
+        if self._column.kind is Kind.IDENTIFIER:
+            return self._places_of_identifiers(cells)
+        if len(self) > _REMEMBERED:
+            self._forget()
+        return np.fromiter(map(self.__getitem__, cells), dtype=np.int64, count=len(cells))
+
+    def _places_of_identifiers(self, cells: Sequence[object]) -> Places:
+        """Nothing is learned from a number that no two rows share: it is either in order or its row is set apart."""
+        if _are_plain_numbers(cells, self._column):
+            return np.zeros(len(cells), dtype=np.int64)
+        parsed = map(self._reader.read, cells)
+        return np.array([_ABSENT if one.problem is None and one.warning is None else _APART for one in parsed])
+
+    def __missing__(self, raw: object) -> int:
+        if (isinstance(raw, str) and len(raw) > MAX_TEXT) or (isinstance(raw, int) and abs(raw) >= _HUGE):
+            return _APART  # neither read here nor kept
+        parsed = self._reader.read(raw)
+        refused = parsed.problem is not None or (self.is_required and parsed.value is None)
+        place = self[raw] = self._add(parsed.value, is_apart=refused)
+        if parsed.warning is not None:
+            self.warnings[place] = parsed.warning
+        self.is_told[place] = parsed.warning is not None or bool(self._encoder.unseen({self._key: parsed.value}))
+        return place
+
+    def _add(self, value: Value, *, is_apart: bool) -> int:
+        place = len(self.clean)
+        if place == len(self.number):
+            self._grow()
+        self.clean.append(value)
+        self.is_apart[place] = is_apart
+        self.is_known[place] = value is not None
+        self.fits_first[place] = value is None or value == FIRST_ENCOUNTER.get(self._key)
+        self.number[place] = float(value) if isinstance(value, int) else math.nan
+        encoded = self._encoder.encode({self._key: value})
+        self.numbers[:, place] = encoded[list(self.owned)]
+        self.hot[:, place] = [start + int(encoded[start:end].argmax()) for start, end in self._blocks]
+        self.tallied[:, place] = encoded[list(self._tallies)]
+        return place
+
+    def _grow(self) -> None:
+        self.is_apart = _doubled(self.is_apart)
+        self.is_told = _doubled(self.is_told)
+        self.is_known = _doubled(self.is_known)
+        self.fits_first = _doubled(self.fits_first)
+        self.number = _doubled(self.number)
+        self.numbers = _doubled(self.numbers)
+        self.hot = _doubled(self.hot)
+        self.tallied = _doubled(self.tallied)
+
+
+def _doubled(array: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([array, np.zeros_like(array)], axis=-1)
+
+
+def _are_plain_numbers(cells: Sequence[Any], column: Column) -> bool:
+    """Whether all are whole numbers of the column's range, written plainly: what most tables hold."""
+    types = set(map(type, cells))
+    if types == {str}:
+        # An empty cell would go unseen in the joined text.
+        if not (all(cells) and "".join(cells).isascii() and "".join(cells).isdecimal()):
+            return False
+        if max(map(len, cells)) > _LONGEST_NUMBER:
+            return False
+        numbers = list(map(int, cells))
+    elif types == {int}:
+        numbers = list(cells)
+    else:
+        return False
+    low, high = column.low, column.high
+    return (low is None or min(numbers) >= low) and (high is None or max(numbers) <= high)
+
+
+def _plain(key: str, cells: Sequence[object], apart: Flags) -> Sequence[object]:
+    """The cells of JSON that may be looked up; rows with others are set apart."""
+    if set(map(type, cells)) <= _PLAIN:
+        return cells
+    plain: list[object] = []
+    for row, cell in enumerate(cells):
+        if key == "is_readmission" and isinstance(cell, bool):
+            plain.append(("No", "Yes")[cell])
+        elif type(cell) in _PLAIN:
+            plain.append(cell)
+        else:
+            apart[row] = True
+            plain.append(None)
+    return plain
+
+
+def _is_missing(cell: object) -> bool:
+    return isinstance(cell, str) and cell.strip().casefold() in MISSING_MARKERS
