@@ -51,6 +51,35 @@ class FieldError(BaseModel):
     allowed: str
 
 
+class RowError(BaseModel):
+    """Why a row of a batch has no prediction, or why a batch was not read to its end."""
+
+    code: str
+    detail: str
+    errors: list[FieldError] = []
+
+
+class RowPrediction(BaseModel):
+    """What a batch is answered for one row: either a risk or an error."""
+
+    row: Annotated[int, Field(ge=1, description="number of the encounter in the batch; the first is 1")]
+    risk: Probability | None = None
+    readmitted_within_30_days: bool | None = None
+    used_history: bool | None = None
+    warnings: list[FieldWarning] = []
+    prediction_id: Annotated[UUID | None, Field(description="of an answer that is kept in the log")] = None
+    error: RowError | None = None
+
+
+class BatchPrediction(BaseModel):
+    """Answer of `POST /predict/batch` as JSON."""
+
+    model: ServingModel
+    threshold: Probability
+    predictions: list[RowPrediction]
+    error: Annotated[RowError | None, Field(description="why the batch was not read to its end")]
+
+
 class Problem(BaseModel):
     """Problem details for HTTP APIs (RFC 9457), with the refused fields."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from readmit_contracts.encounter import MISSING_MARKERS, Column, Kind
+from readmit_contracts.encounter import MISSING_MARKERS, Column, Group, Kind
 from readmit_contracts.history import HISTORY, HISTORY_KEYS, INPUTS_BY_KEY
 from readmit_contracts.prediction import FieldWarning
 from readmit_features.cleaning import FIRST_ENCOUNTER, MAX_TEXT, ColumnReader, Value, input_key, shown
@@ -52,6 +52,13 @@ class Layout:
     def unknown(self) -> list[str]:
         """Names that no column has."""
         return [name for name, key in zip(self.names, self.keys, strict=True) if key is None]
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of columns that every encounter must have, and no cell is."""
+        return [
+            column.name for column in INPUTS_BY_KEY.values() if _is_required(column) and column.key not in self.keys
+        ]
 
     def encounter(self, cells: Sequence[object]) -> dict[str, object]:
         """One row as the object that a client would post; cells of unknown names are left out."""
@@ -241,7 +248,7 @@ class _Column(dict[object, int]):
         self._blocks = blocks
         self._tallies = tallies
         self.owned = owned
-        self.is_required = self._column.required and key not in HISTORY_KEYS
+        self.is_required = _is_required(self._column)
         self._forget()
 
     def _forget(self) -> None:
@@ -309,6 +316,10 @@ class _Column(dict[object, int]):
         self.numbers = _doubled(self.numbers)
         self.hot = _doubled(self.hot)
         self.tallied = _doubled(self.tallied)
+
+
+def _is_required(column: Column) -> bool:
+    return column.required and column.group is not Group.HISTORY
 
 
 def _doubled(array: NDArray[Any]) -> NDArray[Any]:

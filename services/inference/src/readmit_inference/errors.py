@@ -1,4 +1,4 @@
-"""Everything that `POST /predict` can answer instead of a prediction. No HTTP status here: `problems.py` maps them."""
+"""Everything that can be answered instead of a prediction. No HTTP status here: `problems.py` maps them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ class InvalidJson(PredictionRefused):
 
 class NotAnObject(PredictionRefused):
     code = "not_an_object"
+
+
+class InvalidBatch(PredictionRefused):
+    """A batch, or one of its rows, is not written as its content type says."""
+
+    code = "invalid_batch"
 
 
 class NoModel(PredictionRefused):

@@ -10,6 +10,17 @@ REQUESTS = Counter(
     "model_loads_total; overloaded: add pods; failed: a bug, its traceback is in the log.",
     ["outcome"],
 )
+BATCHES = Counter(
+    "prediction_batches",
+    "Requests to /predict/batch by outcome (answered, refused, cut_off, gone, failed). cut_off: a part was answered, "
+    "the rest could not be read; gone: the client went away.",
+    ["outcome"],
+)
+BATCH_ROWS = Counter(
+    "prediction_batch_rows",
+    "Rows of batches by outcome (answered, refused). More refused: that client's export is wrong, its answers say why.",
+    ["outcome"],
+)
 PREDICTIONS = Counter(
     "predictions",
     "Answers by verdict. A shifting share of readmitted=true means other patients or another model.",
@@ -57,5 +68,9 @@ MODEL_EPOCH_KNOWN = Gauge(
 # A rate needs a zero to start from.
 for outcome in ("serving", "refused", "retried", "cache_unusable"):
     MODEL_LOADS.labels(outcome)
+for outcome in ("answered", "refused", "cut_off", "gone", "failed"):
+    BATCHES.labels(outcome)
+for outcome in ("answered", "refused"):
+    BATCH_ROWS.labels(outcome)
 for reason in ("full", "shutdown"):
     PREDICTION_LOG_DROPPED.labels(reason)

@@ -19,9 +19,10 @@ MEDIA_TYPE = "application/problem+json"
 #: HTTP status and title of every refusal.
 STATUSES: Mapping[type[PredictionRefused], tuple[HTTPStatus, str]] = {
     errors.InvalidJson: (HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    errors.InvalidBatch: (HTTPStatus.BAD_REQUEST, "The batch can't be read"),
     errors.BodyTooSlow: (HTTPStatus.REQUEST_TIMEOUT, "The body did not come"),
     errors.BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
-    errors.WrongContentType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
+    errors.WrongContentType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content type is another one"),
     errors.NotAnObject: (HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not one encounter"),
     errors.InvalidEncounter: (HTTPStatus.UNPROCESSABLE_ENTITY, "The encounter can't be understood"),
     errors.NoModel: (HTTPStatus.SERVICE_UNAVAILABLE, "No model is in service yet"),
