@@ -31,6 +31,8 @@ _PREVIOUS: Final = "previous_encounters"
 _REMEMBERED = 4096
 #: Types whose values are equal only where they mean the same. True and 1.0 would find what is known of 1.
 _PLAIN = frozenset({str, int, NoneType})
+#: In the cell of an object that lacks a name of its layout which no column has.
+ABSENT: Final = object()
 #: From here on a number is not kept; and one of so many digits is below it.
 _HUGE, _LONGEST_NUMBER = 2**63, 18
 
@@ -121,6 +123,7 @@ class ColumnEncoder:
             blocks.setdefault(categorical.column, []).append((start, start + len(categorical.names)))
             start += len(categorical.names)
         self._grows = [key for key in spec.columns if INPUTS_BY_KEY[key].kind in {Kind.OPEN, Kind.DIAGNOSIS}]
+        self._subtracted = {key for feature in spec.differences for key in (feature.column, feature.subtracted)}
         tallied = {column for tally in spec.tallies for column in tally.columns}
         tallies = range(self._tallies_from, targets_from)
         self._columns = {
@@ -136,98 +139,116 @@ class ColumnEncoder:
     def encode(self, layout: Layout, cells: Sequence[Sequence[object]]) -> Encoded:
         """Rows of a table, by column: `cells[i][row]`, as many columns as the layout has names, one row or more."""
         rows = len(cells[0])
-        given = {
-            key: column for key, column in zip(layout.keys, cells, strict=True) if key is not None
-        }  # fmt: skip
         apart = np.zeros(rows, dtype=bool)
-        if layout.repeated:
-            apart[:] = True
-        if not layout.is_file:
-            if layout.unknown:
-                apart[:] = True  # each is told of the names that were ignored
-            given = {key: _plain(key, column, apart) for key, column in given.items()}
-        with_history = np.zeros(rows, dtype=bool)
+        apart[:] = bool(layout.repeated)
+        given: dict[str, Sequence[object]] = {}
+        for key, column in zip(layout.keys, cells, strict=True):
+            if key is not None:
+                given[key] = column if layout.is_file else _plain(key, column, apart)
+            elif not layout.is_file:
+                apart |= [cell is not ABSENT for cell in column]  # each is told of the names that were ignored
         has_history = not given.keys().isdisjoint(HISTORY_KEYS)
         if has_history:
             given |= {key: (None,) * rows for key in HISTORY_KEYS if key not in given}
+        for column_of in self._columns.values():
+            column_of.forget_much()
         places = {key: self._columns[key].places(column) for key, column in given.items()}
+        with_history = np.zeros(rows, dtype=bool)
         if has_history:
             self._read_history(places, with_history, apart, is_file=layout.is_file)
-        matrix = np.zeros((rows, self._width))
-        self._fill(matrix, places, rows, apart)
-        warnings = self._warnings(layout, given, places, apart)
-        return Encoded(matrix, with_history, warnings, np.flatnonzero(apart).tolist())
+        matrix, flags = self._put_together(places, rows)
+        apart |= (flags & _IS_APART).astype(bool)
+        told = np.flatnonzero((flags & _IS_TOLD).astype(bool) & ~apart).tolist()
+        return Encoded(
+            matrix, with_history, self._warnings(layout, given, places, told), np.flatnonzero(apart).tolist()
+        )
+
+    def _put_together(self, places: Mapping[str, Places], rows: int) -> tuple[Floats, NDArray[np.uint8]]:
+        """The encoded rows, and what the flags of their values say together."""
+        same = np.zeros(self._width)  # of all rows: what columns say that hold one value only
+        tallied = np.zeros(self._tallies)
+        flags = np.zeros(rows, dtype=np.uint8)
+        varying: list[tuple[_Column, Places]] = []
+        for key, column in self._columns.items():
+            at = places.get(key, _ALL_ABSENT)
+            if len(at) != 1:
+                varying.append((column, at))
+                continue
+            (place,) = at.tolist()
+            flags |= column.flags[place]
+            for position, values in zip(column.owned, column.numbers, strict=True):
+                same[position] = values[place]
+            for hot in column.hot:
+                same[hot[place]] = 1.0
+            if len(column.tallied):
+                tallied += column.tallied[:, place]
+        matrix = np.tile(same, (rows, 1))
+        flat, starts = matrix.reshape(-1), np.arange(rows) * self._width
+        tallies = np.zeros((self._tallies, rows))
+        for column, at in varying:
+            flags |= column.flags[at]
+            for position, values in zip(column.owned, column.numbers, strict=True):
+                matrix[:, position] = values[at]
+            for hot in column.hot:
+                flat[starts + hot[at]] = 1.0
+            if len(column.tallied):
+                tallies += column.tallied[:, at]
+        matrix[:, self._tallies_from : self._tallies_from + self._tallies] = tallies.T + tallied
+        numbers = {key: self._columns[key].number[places.get(key, _ALL_ABSENT)] for key in self._subtracted}
+        for position, feature in self._differences:
+            differences = np.nan_to_num(numbers[feature.column] - numbers[feature.subtracted], nan=0.0)
+            matrix[:, position] = np.clip(differences, feature.low, feature.high)
+        return matrix, flags
 
     def _warnings(
-        self, layout: Layout, given: Mapping[str, Sequence[object]], places: Mapping[str, Places], apart: Flags
+        self, layout: Layout, given: Mapping[str, Sequence[object]], places: Mapping[str, Places], told: list[int]
     ) -> dict[int, list[FieldWarning]]:
-        """What `clean_encounter` and then `RowEncoder.unseen` say of each row."""
-        told = np.zeros(len(apart), dtype=bool)
-        for key, at in places.items():
-            told |= self._columns[key].is_told[at]
+        """What `clean_encounter` and then `RowEncoder.unseen` say of these rows."""
+        if not told:
+            return {}
         names = {key: name for name, key in zip(layout.names, layout.keys, strict=True) if key is not None}
-        in_order = sorted(names, key=HISTORY_KEYS.__contains__)
+        worded = [key for key in sorted(names, key=HISTORY_KEYS.__contains__) if self._columns[key].warnings]
+        at = {key: np.broadcast_to(places[key], (len(given[key]),)) for key in {*worded, *self._grows} & places.keys()}
         warnings: dict[int, list[FieldWarning]] = {}
-        for row in np.flatnonzero(told & ~apart).tolist():
+        for row in told:
             said = []
-            for key in in_order:
-                message = self._columns[key].warnings.get(int(places[key][row]))
+            for key in worded:
+                message = self._columns[key].warnings.get(int(at[key][row]))
                 if message is not None:
                     said.append(FieldWarning(field=names[key], value=shown(given[key][row]), message=message))
-            values = {key: self._columns[key].clean[places[key][row]] for key in self._grows if key in places}
+            values = {key: self._columns[key].clean[at[key][row]] for key in self._grows if key in at}
             warnings[row] = [*said, *self._encoder.unseen(values)]
         return warnings
 
     def _read_history(self, places: dict[str, Places], with_history: Flags, apart: Flags, *, is_file: bool) -> None:
         """As `clean_encounter` does: how many earlier encounters must be known, and none is a history of its own."""
-        known = np.zeros(len(apart), dtype=bool)
-        for key in HISTORY_KEYS:
-            known |= self._columns[key].is_known[places[key]]
+        flags = {key: self._columns[key].flags[places[key]] for key in HISTORY_KEYS}
+        for of_key in flags.values():
+            with_history |= (of_key & _IS_KNOWN).astype(bool)
         earlier = self._columns[_PREVIOUS].number[places[_PREVIOUS]]
-        apart |= np.isnan(earlier) & known if is_file else np.isnan(earlier)
+        apart |= np.isnan(earlier) & with_history if is_file else np.isnan(earlier)
         first = earlier == 0.0
         for key in HISTORY_KEYS:
             if key == _PREVIOUS:
                 continue
-            column = self._columns[key]
-            apart |= first & ~column.fits_first[places[key]]
+            apart |= first & ~(flags[key] & _FITS_FIRST).astype(bool)
             if key in FIRST_ENCOUNTER:
-                places[key] = np.where(first, column.places((FIRST_ENCOUNTER[key],)), places[key])
-        with_history |= known
-
-    def _fill(self, matrix: Floats, places: Mapping[str, Places], rows: int, apart: Flags) -> None:
-        tallies = np.zeros((self._tallies, rows))
-        flat = matrix.reshape(-1)
-        starts = np.arange(rows) * self._width
-        absent = np.zeros(rows, dtype=np.int64)
-        numbers: dict[str, Floats] = {}
-        for key, column in self._columns.items():
-            at = places.get(key, absent)
-            apart |= column.is_apart[at]
-            for position, values in zip(column.owned, column.numbers, strict=True):
-                matrix[:, position] = values[at]
-            for hot in column.hot:
-                flat[starts + hot[at]] = 1.0
-            for number, counted in enumerate(column.tallied):
-                tallies[number] += counted[at]
-            numbers[key] = column.number[at]
-        matrix[:, self._tallies_from : self._tallies_from + self._tallies] = tallies.T
-        for position, feature in self._differences:
-            differences = numbers[feature.column] - numbers[feature.subtracted]
-            np.clip(np.nan_to_num(differences, copy=False, nan=0.0), feature.low, feature.high, out=differences)
-            matrix[:, position] = differences
+                places[key] = np.where(first, self._columns[key].places((FIRST_ENCOUNTER[key],)), places[key])
 
 
 #: Where each column keeps what an absent cell means, and what one that cannot be read here means.
 _ABSENT, _APART = 0, 1
+_ALL_ABSENT: Final[Places] = np.array([_ABSENT])
+# What is known of a value: its row cannot be read here; there is a warning of it; it is not missing; it may stand in
+# the history of a first encounter.
+_IS_APART, _IS_TOLD, _IS_KNOWN, _FITS_FIRST = (np.uint8(1 << bit) for bit in range(4))
 
 
 class _Column(dict[object, int]):
     """The values of one column that have come so far: raw value -> its place in the arrays.
 
-    Each array says something of a value, by place: `is_apart` that its row cannot be read here, `is_told` that there is
-    a warning of it, `is_known` that it is not missing, `number` (nan where it is none), `fits_first` that it may stand
-    in the history of a first encounter. `clean` are the values as they were read, `warnings` those of reading.
+    Each array says something of a value, by place: `flags` as above, `number` (nan where it is none). `clean` are the
+    values as they were read, `warnings` those of reading.
     `numbers[i]` are the features at `owned[i]`, `hot[i]` where in the row the 1 of block i stands, `tallied[i]` what
     the value adds to tally i.
     """
@@ -255,10 +276,7 @@ class _Column(dict[object, int]):
         self.clear()
         self.clean: list[Value] = []
         self.warnings: dict[int, str] = {}
-        self.is_apart = np.zeros(8, dtype=bool)
-        self.is_told = np.zeros(8, dtype=bool)
-        self.is_known = np.zeros(8, dtype=bool)
-        self.fits_first = np.zeros(8, dtype=bool)
+        self.flags = np.zeros(8, dtype=np.uint8)
         self.number = np.zeros(8)
         self.numbers = np.zeros((len(self.owned), 8))
         self.hot = np.zeros((len(self._blocks), 8), dtype=np.int64)
@@ -266,18 +284,25 @@ class _Column(dict[object, int]):
         self._add(None if self._key in HISTORY_KEYS else self._column.default, is_apart=self.is_required)
         self._add(None, is_apart=True)
 
-    def places(self, cells: Sequence[object]) -> Places:
-        """Where the arrays say what there is to say of each cell, shape (n,)."""
-        if self._column.kind is Kind.IDENTIFIER:
-            return self._places_of_identifiers(cells)
+    def forget_much(self) -> None:
+        """Start afresh if there is too much. No place that was told before means anything then."""
         if len(self) > _REMEMBERED:
             self._forget()
+
+    def places(self, cells: Sequence[object]) -> Places:
+        """Where the arrays say what there is to say of each cell, shape (n,), or (1,) where all are the same."""
+        if self._column.kind is Kind.IDENTIFIER:
+            return self._places_of_identifiers(cells)
+        first = cells[0]
+        # Equal is enough: only texts, whole numbers and None come here.
+        if first == cells[-1] and cells.count(first) == len(cells):
+            return np.array([self[first]])
         return np.fromiter(map(self.__getitem__, cells), dtype=np.int64, count=len(cells))
 
     def _places_of_identifiers(self, cells: Sequence[object]) -> Places:
         """Nothing is learned from a number that no two rows share: it is either in order or its row is set apart."""
         if _are_plain_numbers(cells, self._column):
-            return np.zeros(len(cells), dtype=np.int64)
+            return _ALL_ABSENT
         parsed = map(self._reader.read, cells)
         return np.array([_ABSENT if one.problem is None and one.warning is None else _APART for one in parsed])
 
@@ -289,7 +314,8 @@ class _Column(dict[object, int]):
         place = self[raw] = self._add(parsed.value, is_apart=refused)
         if parsed.warning is not None:
             self.warnings[place] = parsed.warning
-        self.is_told[place] = parsed.warning is not None or bool(self._encoder.unseen({self._key: parsed.value}))
+        if parsed.warning is not None or self._encoder.unseen({self._key: parsed.value}):
+            self.flags[place] |= _IS_TOLD
         return place
 
     def _add(self, value: Value, *, is_apart: bool) -> int:
@@ -297,9 +323,8 @@ class _Column(dict[object, int]):
         if place == len(self.number):
             self._grow()
         self.clean.append(value)
-        self.is_apart[place] = is_apart
-        self.is_known[place] = value is not None
-        self.fits_first[place] = value is None or value == FIRST_ENCOUNTER.get(self._key)
+        said = ((_IS_APART, is_apart), (_IS_KNOWN, value is not None), (_FITS_FIRST, self._fits_first(value)))
+        self.flags[place] = sum(flag for flag, holds in said if holds)
         self.number[place] = float(value) if isinstance(value, int) else math.nan
         encoded = self._encoder.encode({self._key: value})
         self.numbers[:, place] = encoded[list(self.owned)]
@@ -307,11 +332,11 @@ class _Column(dict[object, int]):
         self.tallied[:, place] = encoded[list(self._tallies)]
         return place
 
+    def _fits_first(self, value: Value) -> bool:
+        return value is None or value == FIRST_ENCOUNTER.get(self._key)
+
     def _grow(self) -> None:
-        self.is_apart = _doubled(self.is_apart)
-        self.is_told = _doubled(self.is_told)
-        self.is_known = _doubled(self.is_known)
-        self.fits_first = _doubled(self.fits_first)
+        self.flags = _doubled(self.flags)
         self.number = _doubled(self.number)
         self.numbers = _doubled(self.numbers)
         self.hot = _doubled(self.hot)

@@ -12,11 +12,11 @@ from typing import Any, Final, Protocol
 import orjson
 
 from readmit_contracts.history import HISTORY
-from readmit_features.columns import Layout, layout_of
+from readmit_features.columns import ABSENT, Layout, layout_of
 from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject, PredictionRefused
 
-#: Different sets of names remembered while JSON is read: a client writes one or two.
-_LAYOUTS = 64
+#: Names that a layout of objects has at most.
+_MOST_NAMES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,13 @@ class JsonBody:
             if self._expects is _OBJECT or (self._expects is _FIRST and text[at] != _CLOSED):
                 if text[at] != _BRACE:
                     raise self._invalid("an encounter in braces")
-                found = _WHOLE_OBJECT.match(text, at)
-                if found is None:
+                end = _end_of_object(text, at)
+                if end is None:
                     break
-                at = found.end()
+                found, at = text[at:end], end
                 self._read += 1
                 self._expects = _MORE
-                yield self._rows.read(found[0])
+                yield self._rows.read(found)
             else:
                 self._expects = self._after(text[at])
                 at += 1
@@ -150,16 +150,42 @@ def _whole_object() -> re.Pattern[bytes]:
 _WHOLE_OBJECT: Final = _whole_object()
 
 
+def _end_of_object(text: bytes, start: int) -> int | None:
+    """Behind the brace that closes the one at `start`; None if it has not come.
+
+    The usual object, flat or with one object in it, is found by looking for braces, at the speed of memory.
+    """
+    close = text.find(b"}", start)
+    if close < 0:
+        return None
+    inner = text.find(b"{", start + 1, close)
+    if inner >= 0:
+        outer = text.find(b"}", close + 1)
+        if outer >= 0 and text.find(b"{", inner + 1, outer) < 0 and _is_outside(text, start, inner, close, outer):
+            return outer + 1
+    elif _is_outside(text, start, close):
+        return close + 1
+    found = _WHOLE_OBJECT.match(text, start)
+    return None if found is None else found.end()
+
+
+def _is_outside(text: bytes, start: int, *places: int) -> bool:
+    """Whether these bytes stand outside of texts: an even number of quotes before each, and nothing escaped."""
+    return text.find(b"\\", start, places[-1]) < 0 and not any(
+        text.count(b'"', start, place) % 2 for place in places
+    )  # fmt: skip
+
+
 def _blank(text: bytes, at: int) -> int:
     found = _BLANKS.match(text, at)
     return found.end() if found else at
 
 
 class _Objects:
-    """Reads the bytes of one object into a row."""
+    """Reads the bytes of one object into a row. Objects that lack some names share the layout of those that don't."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[tuple[str, ...], tuple[str, ...] | None], Layout] = {}
+        self._with_history, self._without = _Names(), _Names()
 
     def read(self, data: bytes) -> Row | Unreadable:
         try:
@@ -170,20 +196,31 @@ class _Objects:
         if not isinstance(encounter, dict):
             return NotAnObject("The row is not a JSON object: field names and values in braces.")
         history = encounter.get(HISTORY)
-        if not isinstance(history, dict):
-            return Row(self._layout(tuple(encounter), None), list(encounter.values()), encounter)
-        cells = [value for value in encounter.values() if value is not history]
-        names = tuple(name for name in encounter if name != HISTORY)
-        return Row(self._layout(names, tuple(history)), [*cells, *history.values()], encounter)
+        if isinstance(history, dict):
+            own = {name: value for name, value in encounter.items() if name != HISTORY}
+            return self._with_history.row(own | {f"{HISTORY}.{name}": history[name] for name in history}, encounter)
+        return self._without.row(encounter, encounter)
 
-    def _layout(self, names: tuple[str, ...], history: tuple[str, ...] | None) -> Layout:
-        found = self._layouts.get((names, history))
-        if found is None:
-            if len(self._layouts) >= _LAYOUTS:
-                self._layouts.clear()
-            flat = [*names, *(f"{HISTORY}.{name}" for name in history or ())]
-            found = self._layouts[names, history] = layout_of(flat, is_file=False)
-        return found
+
+class _Names:
+    """The names that objects have had so far, as a layout that grows."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, object] = {}
+        self._layout = layout_of((), is_file=False)
+
+    def row(self, flat: dict[str, Any], encounter: dict[str, Any]) -> Row:
+        if not flat.keys() <= self._names.keys():
+            self._learn(flat)
+        return Row(self._layout, list(map(flat.get, self._names, self._names.values())), encounter)
+
+    def _learn(self, flat: dict[str, Any]) -> None:
+        layout = layout_of(list(self._names | flat), is_file=False)
+        if layout.repeated or len(layout.names) > _MOST_NAMES:  # another spelling, or too many that nobody knows
+            layout = layout_of(list(flat), is_file=False)
+        self._layout = layout
+        absent = (None if key is not None else ABSENT for key in layout.keys)
+        self._names = dict(zip(layout.names, absent, strict=True))
 
 
 class CsvBody:

@@ -39,7 +39,7 @@ _WRITERS: Final[dict[str, Callable[[], Writer]]] = {JSON: JsonWriter, NDJSON: Nd
 _ALSO_CALLED: Final = {"application/ndjson": NDJSON, "application/jsonl": NDJSON, "application/x-jsonlines": NDJSON}
 
 #: Rows read together: enough to share the cost of a look at each column, few enough to leave requests their turn.
-_SLICE = 256
+_SLICE = 512
 #: How long rows wait for more of them.
 _GATHER_S = 0.02
 #: Batches that are answered at once; each has a slice and what fits into the spool in memory.

@@ -45,7 +45,7 @@ class BatchScorer:
         self._columns = ColumnEncoder(serving.model.encoder)
 
     async def answers(self, first: int, rows: Sequence[Row | Unreadable]) -> list[RowAnswer | RowRefusal]:
-        """An answer per row, in order; the event loop is held for some milliseconds at a time, for 256 rows.
+        """An answer per row, in order; for 512 rows the event loop is held some milliseconds at a time.
 
         `first` is the number of the first row. Trees are walked in a thread, which takes nothing from the loop.
         """
