@@ -26,7 +26,7 @@ from readmit_inference.batch.endpoint import BatchEndpoint
 from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
-from readmit_inference.handlers import PredictEndpoint, describe_predict, state_router
+from readmit_inference.handlers import PredictEndpoint, describe_predict, explain_router, state_router
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
 from readmit_inference.prediction_log import PredictionLog
@@ -122,6 +122,7 @@ def make_app(
     problems.install(app)
     describe_predict(app)
     describe_batch(app)
+    app.include_router(explain_router(champion, settings.max_body_bytes, overload, slow_bodies))
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
     app.state.champion = champion

@@ -47,6 +47,14 @@ class NoModel(PredictionRefused):
     code = "no_model"
 
 
+class NoCard(PredictionRefused):
+    code = "no_card"
+
+
+class NotExplainable(PredictionRefused):
+    code = "not_explainable"
+
+
 class Overloaded(PredictionRefused):
     code = "overloaded"
 

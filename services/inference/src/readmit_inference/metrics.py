@@ -21,6 +21,12 @@ BATCH_ROWS = Counter(
     "Rows of batches by outcome (answered, refused). More refused: that client's export is wrong, its answers say why.",
     ["outcome"],
 )
+EXPLANATIONS = Counter(
+    "prediction_explanations",
+    "Requests to /explain by outcome (answered, refused). Each takes milliseconds of a thread: if they are "
+    "many, they want a pod of their own.",
+    ["outcome"],
+)
 PREDICTIONS = Counter(
     "predictions",
     "Answers by verdict. A shifting share of readmitted=true means other patients or another model.",
@@ -72,5 +78,6 @@ for outcome in ("answered", "refused", "cut_off", "gone", "failed"):
     BATCHES.labels(outcome)
 for outcome in ("answered", "refused"):
     BATCH_ROWS.labels(outcome)
+    EXPLANATIONS.labels(outcome)
 for reason in ("full", "shutdown"):
     PREDICTION_LOG_DROPPED.labels(reason)

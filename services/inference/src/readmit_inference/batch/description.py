@@ -11,6 +11,7 @@ from readmit_contracts.encounter import example_encounter
 from readmit_contracts.history import HISTORY, example_history, request_schema
 from readmit_contracts.prediction import BatchPrediction
 from readmit_inference.batch.endpoint import CSV, JSON, NDJSON
+from readmit_inference.errors import InvalidBatch
 from readmit_inference.problems import openapi_responses
 
 
@@ -47,4 +48,7 @@ def _body() -> dict[str, Any]:
 def _responses() -> dict[int | str, dict[str, Any]]:
     text = {"schema": {"type": "string"}}
     content = {NDJSON: text, CSV: text}
-    return {200: {"description": "A risk or an error for each row", "content": content}, **openapi_responses()}
+    return {
+        200: {"description": "A risk or an error for each row", "content": content},
+        **openapi_responses(InvalidBatch),
+    }
