@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from readmit_contracts.prediction import Prediction, Problem
+from readmit_contracts.prediction import Explanation, Prediction, Problem
 from readmit_ui.clients import Services, Trouble
 
 ServicesThat = Callable[[Callable[[httpx.Request], httpx.Response]], Services]
@@ -68,3 +68,16 @@ async def test_a_read_of_a_service_that_is_away_is_none(
 async def test_each_service_is_asked_at_its_own_address(services_that: ServicesThat) -> None:
     services = services_that(lambda request: httpx.Response(200, json={"asked": str(request.url)}))
     assert await services.get("promoter", "/pods") == {"asked": "http://promoter/pods"}
+
+
+async def test_an_explanation_is_an_extra_that_may_be_missing(
+    services_that: ServicesThat, prediction: Prediction
+) -> None:
+    explanation = Explanation(
+        risk=0.2, readmitted_within_30_days=True, threshold=0.1, used_history=False, base=-2.0, margin=-1.4,
+        contributions=[], calibration="platt", model=prediction.model, warnings=[],
+    )  # fmt: skip
+    services = services_that(lambda _: httpx.Response(200, content=explanation.model_dump_json()))
+    assert await services.explain({}) == explanation
+    for handler in (unreachable, lambda _: problem(501), lambda _: httpx.Response(200, text="nonsense")):
+        assert await services_that(handler).explain({}) is None
