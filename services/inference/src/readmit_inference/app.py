@@ -24,6 +24,7 @@ from readmit_inference.announcer import Announcer
 from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
+from readmit_inference.clinical.endpoints import ClinicalEndpoint, clinical_router
 from readmit_inference.handlers import PredictEndpoint, describe_predict, state_router
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
@@ -101,6 +102,8 @@ def make_app(
     describe_predict(app)
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
+    clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
+    app.include_router(clinical_router(clinical))
     app.state.champion = champion
     return app
 
