@@ -26,6 +26,7 @@ from readmit_inference.batch.endpoint import BatchEndpoint
 from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
+from readmit_inference.clinical.endpoints import ClinicalEndpoint, clinical_router
 from readmit_inference.handlers import PredictEndpoint, describe_predict, explain_router, state_router
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
@@ -125,6 +126,8 @@ def make_app(
     app.include_router(explain_router(champion, settings.max_body_bytes, overload, slow_bodies))
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
+    clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
+    app.include_router(clinical_router(clinical))
     app.state.champion = champion
     return app
 
