@@ -6,8 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -19,8 +18,7 @@ from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject, Pre
 _MOST_NAMES = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One encounter, as cells of a layout; `encounter` is the object of JSON, None in a file."""
 
     layout: Layout

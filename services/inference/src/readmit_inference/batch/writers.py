@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import orjson
@@ -69,16 +69,12 @@ class CsvWriter:
         return b"row,risk,readmitted_within_30_days,used_history,prediction_id,remarks\r\n"
 
     def rows(self, answers: Iterable[Answer]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text).writerows(map(_cells, answers))
-        return text.getvalue().encode()
+        return "".join(map(_line, answers)).encode()
 
     def end(self, refused: PredictionRefused | None) -> bytes:
         if refused is None:
             return b""
-        text = io.StringIO()
-        csv.writer(text).writerow(("", "", "", "", "", refused.detail))
-        return text.getvalue().encode()
+        return _quoted(("", "", "", "", "", refused.detail)).encode()
 
 
 def _json(answer: Answer) -> bytes:
@@ -101,12 +97,22 @@ def _told(refused: PredictionRefused) -> dict[str, object]:
     return {"code": refused.code, "detail": refused.detail, "errors": [error.model_dump() for error in fields]}
 
 
-def _cells(answer: Answer) -> tuple[object, ...]:
+def _line(answer: Answer) -> str:
     if isinstance(answer, RowRefusal):
-        return (answer.row, "", "", "", "", _in_words(answer.refused))
-    remarks = "; ".join(f"{warning.field}: {warning.message}" for warning in answer.warnings)
-    verdicts = ("true" if flag else "false" for flag in (answer.readmitted_within_30_days, answer.used_history))
-    return (answer.row, answer.risk, *verdicts, answer.prediction_id or "", remarks)
+        return _quoted((answer.row, "", "", "", "", _in_words(answer.refused)))
+    verdict, history = (
+        "true" if flag else "false" for flag in (answer.readmitted_within_30_days, answer.used_history)
+    )  # fmt: skip
+    told = f"{answer.row},{answer.risk!r},{verdict},{history},{answer.prediction_id or ''},"
+    if not answer.warnings:
+        return told + "\r\n"
+    return told + _quoted(["; ".join(f"{warning.field}: {warning.message}" for warning in answer.warnings)])
+
+
+def _quoted(cells: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)
+    return text.getvalue()
 
 
 def _in_words(refused: PredictionRefused) -> str:
