@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,47 @@ async def test_as_long_as_an_issuer_has_never_been_reached_tokens_are_answered_5
         assert Problem.model_validate_json(answer.content).type == "urn:readmit:problem:issuer_unavailable"
         assert (await ask(service, "good")).status_code == 200
         assert (await ask(service, None, "/readyz")).status_code == 200
+
+
+@pytest.fixture
+def issuer() -> Iterator[tuple[str, RSAKey]]:
+    """A real server with discovery and keys, and what it signs with."""
+    signing = RSAKey.generate_key(2048, {"kid": "1"})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers = {
+                "/.well-known/openid-configuration": {"issuer": url, "jwks_uri": f"{url}/keys"},
+                "/keys": KeySet([signing]).as_dict(private=False),
+            }
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answers[self.path]).encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield url, signing
+        server.shutdown()
+        thread.join()
+
+
+async def test_the_issuers_keys_are_found_by_themselves(
+    settings: Settings, store: MemoryStore, issuer: tuple[str, RSAKey]
+) -> None:
+    url, signing = issuer
+    exp = int(datetime.now(UTC).timestamp()) + 60
+    claims = {"iss": url, "aud": "readmit", "sub": "ehr", "exp": exp, "scp": ["model"]}
+    headers = {"Authorization": f"Bearer {jwt.encode({'alg': 'RS256', 'kid': '1'}, claims, signing)}"}
+    async with guarded(settings, store, oidc=OidcSettings(issuer=url, audience="readmit")) as service:
+        async with asyncio.timeout(20):
+            while (answer := await service.client.get("/model", headers=headers)).status_code == 503:
+                await asyncio.sleep(0.02)
+        assert answer.status_code == 200
 
 
 async def preflight(service: Service, origin: str) -> httpx.Response:

@@ -27,6 +27,9 @@ from readmit_inference.cache import BundleCache
 from readmit_inference.settings import Settings
 from readmit_inference.testing import promote, tiny_bundle
 
+#: The health check of the image.
+ALIVE = Path(__file__).parents[3] / "infra" / "images" / "alive.py"
+
 
 @pytest.fixture
 def pod(
@@ -173,6 +176,10 @@ def test_with_a_certificate_a_pod_speaks_https_alone(
     assert httpx.post(f"{address}/predict", json=example_encounter(), verify=trusting).status_code == 200
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{address.replace('https', 'http')}/livez")
+    alive = [sys.executable, "-IS", ALIVE, "1", "/livez", "INFERENCE_PORT"]
+    told = {"INFERENCE_PORT": address.rpartition(":")[2]}
+    assert subprocess.run(alive, env=told, check=False).returncode == 1
+    assert subprocess.run(alive, env=told | {"INFERENCE_TLS__CERT_FILE": "cert.pem"}, check=False).returncode == 0
 
 
 def test_a_pod_whose_keys_are_not_there_says_so_and_does_not_start(settings: Settings, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-#: Request line and headers together; what a read brings on top of it may go beyond.
+#: Request line and headers together, beyond the read in which they begin (and what came before them may be in).
 MAX_HEAD_BYTES = 64 * 1024
 _TOO_LARGE = (
     b'{"type":"urn:readmit:problem:head_too_large","title":"The head of the request is too large","status":431,'
@@ -20,11 +20,11 @@ _TOO_LARGE = (
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """HTTP/1.1 on one connection, that gives up on heads without end."""
+    """HTTP/1.1 on one connection, that gives up on heads without end. What it looks at is cheap: every request pays."""
 
-    #: Since when a head is waited for, by the loop's clock; None while a request is in work.
+    #: Since when a head is waited for, or the rest of a request that is answered already, by the loop's clock.
     waits_since_s: float | None = None
-    _in_head = False
+    _head: object = None
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -32,24 +32,24 @@ class BoundedHttp(HttpToolsProtocol):
         self.waits_since_s = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
-        if self.waits_since_s is None and self.cycle.response_complete:
+        _feed(self, data)
+        cycle, scope = self.cycle, self.scope
+        if cycle is not None and scope is cycle.scope and not cycle.response_complete:
+            self.waits_since_s = None
+            return
+        if self.waits_since_s is None:
             self.waits_since_s = self.loop.time()
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse()
-
-    def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head, self.waits_since_s = False, None
-        super().on_headers_complete()
+        if scope is None or (cycle is not None and scope is cycle.scope):
+            return
+        if scope is not self._head:  # a scope is made when a head begins, and goes into a cycle when it is complete
+            self._head, self._head_bytes = scope, 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse()
 
     def on_message_complete(self) -> None:
-        self.waits_since_s = None  # nor is the rest of a body waited for that was answered before its end
+        self.waits_since_s = None
         super().on_message_complete()
 
     def _refuse(self) -> None:
@@ -58,6 +58,9 @@ class BoundedHttp(HttpToolsProtocol):
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(_TOO_LARGE) + _TOO_LARGE
         )
         self.transport.close()
+
+
+_feed = HttpToolsProtocol.data_received
 
 
 def close_slow(connections: Iterable[Any], now_s: float, limit_s: float) -> None:

@@ -74,6 +74,8 @@ ACCESS_STALE = Gauge(
 )
 
 # A rate needs a zero to start from.
+for outcome in ("unauthorized", "rate_limited", "issuer_unavailable"):
+    REQUESTS.labels(outcome)
 for outcome in ("serving", "refused", "retried", "cache_unusable"):
     MODEL_LOADS.labels(outcome)
 for reason in ("full", "shutdown"):
