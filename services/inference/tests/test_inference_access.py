@@ -274,7 +274,7 @@ async def test_the_issuers_keys_are_found_by_themselves(
     headers = {"Authorization": f"Bearer {jwt.encode({'alg': 'RS256', 'kid': '1'}, claims, signing)}"}
     async with guarded(settings, store, oidc=OidcSettings(issuer=url, audience="readmit")) as service:
         async with asyncio.timeout(20):
-            while (answer := await service.client.get("/model", headers=headers)).status_code == 503:
+            while (answer := await service.client.get("/model", headers=headers)).status_code == 503:  # noqa: ASYNC110  the keys are fetched beside
                 await asyncio.sleep(0.02)
         assert answer.status_code == 200
 
