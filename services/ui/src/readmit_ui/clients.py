@@ -61,9 +61,8 @@ class Services:
         return document
 
     async def _predict(self, encounter: Mapping[str, object]) -> Prediction | Trouble:
-        headers = {} if self.inference_api_key is None else {"X-API-Key": self.inference_api_key}
         try:
-            response = await self.http.post(f"{self.urls['inference']}/predict", json=encounter, headers=headers)
+            response = await self._ask_inference("/predict", encounter)
         except httpx.HTTPError as error:
             log.warning("inference_unreachable", error=type(error).__name__)
             return Trouble("unreachable")
@@ -78,6 +77,10 @@ class Services:
         if kind == "unauthorized":
             log.error("inference_wants_another_key", status=response.status_code)
         return Trouble(kind, problem)
+
+    async def _ask_inference(self, path: str, encounter: Mapping[str, object]) -> httpx.Response:
+        key = {} if self.inference_api_key is None else {"X-API-Key": self.inference_api_key}
+        return await self.http.post(self.urls["inference"] + path, json=encounter, headers=key)
 
 
 def _kind(status: int, problem: Problem) -> Kind:
