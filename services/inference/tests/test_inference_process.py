@@ -129,8 +129,9 @@ def test_generated_requests_get_what_the_openapi_document_promises(
     """
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{pod[1]}/openapi.json", "--checks", checks,
-               "--max-examples", "300", "--seed", "1"]  # fmt: skip
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+               "--max-examples", "100", "--seed", "1"]  # fmt: skip
+    hooks = os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_texts", "PYTHONPATH": _with_hooks()}
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=hooks, check=False)
     assert found.returncode == 0, found.stdout[-4000:]
     assert " passed" in found.stdout
 
@@ -151,9 +152,10 @@ def test_generated_requests_get_what_the_document_promises_with_a_key_and_withou
     """`ignored_auth` asks without a key, and with a wrong one, whatever the document says needs one."""
     checks = ("not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
               "ignored_auth")  # fmt: skip
+    hooks = os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_texts", "PYTHONPATH": _with_hooks()}
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{pod[1]}/openapi.json", "--checks", checks,
                "--max-examples", "50", "--seed", "1", "--header", "X-API-Key: good"]  # fmt: skip
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=hooks, check=False)
     assert found.returncode == 0, found.stdout[-4000:]
     assert " passed" in found.stdout
     assert httpx.post(f"{pod[1]}/predict", json=example_encounter()).status_code == 401
@@ -191,6 +193,10 @@ def test_a_pod_whose_keys_are_not_there_says_so_and_does_not_start(settings: Set
     assert ended.returncode == 2
     assert "nowhere.json" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def _with_hooks() -> str:
+    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
 async def flood(address: str, *, connections: int, requests: int) -> list[int]:

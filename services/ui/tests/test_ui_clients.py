@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from readmit_contracts.prediction import Prediction, Problem
+from readmit_contracts.prediction import Explanation, Prediction, Problem
 from readmit_ui.clients import Services, Trouble
 
 ServicesThat = Callable[[Callable[[httpx.Request], httpx.Response]], Services]
@@ -80,11 +80,25 @@ async def test_the_key_is_shown_to_inference_and_to_nobody_else(
     seen: dict[str, str | None] = {}
 
     def answers(request: httpx.Request) -> httpx.Response:
-        seen[request.url.host] = request.headers.get("x-api-key")
+        seen[request.url.host + request.url.path] = request.headers.get("x-api-key")
         return httpx.Response(200, content=prediction.model_dump_json())
 
     services = replace(services_that(answers), inference_api_key="s3cret")
     assert await services.predict({}) == prediction
+    await services.explain({})
     await services.get("promoter", "/pods")
-    assert seen == {"inference": "s3cret", "promoter": None}
+    assert seen == {"inference/predict": "s3cret", "inference/explain": "s3cret", "promoter/pods": None}
     assert "s3cret" not in repr(services)
+
+
+async def test_an_explanation_is_an_extra_that_may_be_missing(
+    services_that: ServicesThat, prediction: Prediction
+) -> None:
+    explanation = Explanation(
+        risk=0.2, readmitted_within_30_days=True, threshold=0.1, used_history=False, base=-2.0, margin=-1.4,
+        contributions=[], calibration="platt", model=prediction.model, warnings=[],
+    )  # fmt: skip
+    services = services_that(lambda _: httpx.Response(200, content=explanation.model_dump_json()))
+    assert await services.explain({}) == explanation
+    for handler in (unreachable, lambda _: problem(501), lambda _: httpx.Response(200, text="nonsense")):
+        assert await services_that(handler).explain({}) is None

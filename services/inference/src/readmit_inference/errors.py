@@ -37,8 +37,22 @@ class NotAnObject(PredictionRefused):
     code = "not_an_object"
 
 
+class InvalidBatch(PredictionRefused):
+    """A batch, or one of its rows, is not written as its content type says."""
+
+    code = "invalid_batch"
+
+
 class NoModel(PredictionRefused):
     code = "no_model"
+
+
+class NoCard(PredictionRefused):
+    code = "no_card"
+
+
+class NotExplainable(PredictionRefused):
+    code = "not_explainable"
 
 
 class Overloaded(PredictionRefused):

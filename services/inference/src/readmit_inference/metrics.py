@@ -12,6 +12,23 @@ REQUESTS = Counter(
     "the log.",
     ["outcome"],
 )
+BATCHES = Counter(
+    "prediction_batches",
+    "Requests to /predict/batch by outcome (answered, refused, cut_off, gone, failed). cut_off: a part was answered, "
+    "the rest could not be read; gone: the client went away.",
+    ["outcome"],
+)
+BATCH_ROWS = Counter(
+    "prediction_batch_rows",
+    "Rows of batches by outcome (answered, refused). More refused: that client's export is wrong, its answers say why.",
+    ["outcome"],
+)
+EXPLANATIONS = Counter(
+    "prediction_explanations",
+    "Requests to /explain by outcome (answered, refused). Each takes milliseconds of a thread: if they are "
+    "many, they want a pod of their own.",
+    ["outcome"],
+)
 PREDICTIONS = Counter(
     "predictions",
     "Answers by verdict. A shifting share of readmitted=true means other patients or another model.",
@@ -78,5 +95,10 @@ for outcome in ("unauthorized", "rate_limited", "issuer_unavailable"):
     REQUESTS.labels(outcome)
 for outcome in ("serving", "refused", "retried", "cache_unusable"):
     MODEL_LOADS.labels(outcome)
+for outcome in ("answered", "refused", "cut_off", "gone", "failed"):
+    BATCHES.labels(outcome)
+for outcome in ("answered", "refused"):
+    BATCH_ROWS.labels(outcome)
+    EXPLANATIONS.labels(outcome)
 for reason in ("full", "shutdown"):
     PREDICTION_LOG_DROPPED.labels(reason)

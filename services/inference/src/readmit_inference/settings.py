@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     s3: S3Settings
     max_body_bytes: int = Field(default=64 * 1024, ge=1024)
+    max_batch_bytes: int = Field(default=1024**3, ge=1024)
+    #: A stay as FHIR resources is some hundred times the size of its fields.
+    max_fhir_body_bytes: int = Field(default=1024 * 1024, ge=1024)
     body_timeout_s: float = Field(default=10.0, gt=0)
     #: Of what has come at once, what cannot be answered within this time is turned away (503).
     shed_after_s: float = Field(default=0.5, gt=0)

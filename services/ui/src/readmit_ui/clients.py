@@ -11,7 +11,7 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from readmit_contracts.prediction import Prediction, Problem
+from readmit_contracts.prediction import Explanation, Prediction, Problem
 from readmit_ui import metrics
 
 log = structlog.get_logger()
@@ -46,6 +46,15 @@ class Services:
         answer = await self._predict(encounter)
         metrics.PREDICTIONS.labels("answered" if isinstance(answer, Prediction) else answer.kind).inc()
         return answer
+
+    async def explain(self, encounter: Mapping[str, object]) -> Explanation | None:
+        """Why inference gives the encounter its risk; None when it does not say."""
+        try:
+            response = await self._ask_inference("/explain", encounter)
+            return Explanation.model_validate_json(response.raise_for_status().content)
+        except (httpx.HTTPError, ValidationError) as error:
+            log.info("not_explained", error=type(error).__name__)  # an extra: the page goes without
+            return None
 
     async def get(self, service: str, path: str) -> Any:
         """The JSON of a read-only endpoint; None when the service is away or answers nonsense."""

@@ -9,8 +9,9 @@ from typing import Any
 
 from readmit_contracts.encounter import BY_KEY, Column, Kind, normalise_name
 from readmit_contracts.events import MODEL_STREAM
-from readmit_contracts.prediction import FieldError, FieldWarning, Prediction, ServingModel
+from readmit_contracts.prediction import Explanation, FieldError, FieldWarning, Prediction, ServingModel
 from readmit_ui.clients import Trouble
+from readmit_ui.reasons import reasons
 from readmit_ui.texts import Texts
 
 
@@ -54,6 +55,13 @@ def answer(prediction: Prediction | Trouble, texts: Texts) -> str:
         f'<p class="rm-model">{escape(texts.answered_by)}: {_model(prediction.model, texts)}</p>'
         f"{_warnings(prediction.warnings, texts)}</section>"
     )
+
+
+def why(prediction: Prediction | Trouble, explanation: Explanation | None, texts: Texts) -> str:
+    """The panel below the result; nothing where there is no explanation of this very answer."""
+    if explanation is None or isinstance(prediction, Trouble) or explanation.model.sha256 != prediction.model.sha256:
+        return ""
+    return reasons(explanation, texts)
 
 
 def waiting(texts: Texts) -> str:

@@ -168,6 +168,11 @@ SPANISH = Texts(
     warnings="Conviene revisar",
     warning_capped="por encima del mayor valor del estudio; se lee como {usual}",
     warning_unseen="raro o nunca visto en el entrenamiento; se lee como cualquier otro valor",
+    reasons="En qué se basó el modelo",
+    reasons_note="Logaritmo de las posibilidades que cada dato añade al de un paciente del que nada se sabe: hacia la "
+    "derecha, más riesgo. Es lo que hizo el modelo, no lo que ayudaría al paciente.",
+    other_fields="Los otros {count} datos juntos",
+    counted={"drugs_given": "Antidiabéticos administrados", "drugs_changed": "Antidiabéticos con cambio de dosis"},
     troubles={
         "refused": ("Hay campos que no se entienden", "Corríjalos y pulse de nuevo el botón."),
         "unauthorized": (

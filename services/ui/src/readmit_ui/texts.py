@@ -43,6 +43,10 @@ class Texts:
     warnings: str
     warning_capped: str
     warning_unseen: str
+    reasons: str
+    reasons_note: str
+    other_fields: str
+    counted: Mapping[str, str]
     troubles: Mapping[str, tuple[str, str]]
     field_missing: str
     field_wrong: str
@@ -164,6 +168,11 @@ ENGLISH = Texts(
     warnings="Worth a look",
     warning_capped="above the largest value in the study; read as {usual}",
     warning_unseen="rare in training or never seen; read as any other value",
+    reasons="What the model went by",
+    reasons_note="Log-odds added to those of a patient of whom nothing is known: to the right, more risk. What the "
+    "model did, not what would help the patient.",
+    other_fields="{count} other fields together",
+    counted={"drugs_given": "Diabetes drugs given", "drugs_changed": "Diabetes drugs with a changed dose"},
     troubles={
         "refused": ("Some fields can't be read", "Correct them and press the button again."),
         "unauthorized": (

@@ -9,7 +9,10 @@ from fastapi import FastAPI
 from readmit_inference.access.paths import is_open
 from readmit_inference.problems import openapi_responses
 
-_ANSWERS = (401, 403, 429, 503)
+#: What the gate answers, and nothing behind it.
+_GATES_OWN = ("401", "403", "429")
+#: What it may answer too.
+_SHARED = "503"
 _SCHEMES = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A key of this service."},
     "Bearer": {
@@ -27,13 +30,16 @@ def describe_access(app: FastAPI, *, asked_for: bool) -> None:
     def openapi() -> dict[str, Any]:
         document = without_access()
         document["components"]["securitySchemes"] = _SCHEMES
-        answers = {str(status): said for status, said in openapi_responses().items() if status in _ANSWERS}
+        said = {str(status): answer for status, answer in openapi_responses().items()}
         for path, operations in document["paths"].items():
             if is_open(path):
                 continue
             for operation in operations.values():
                 operation["security"] = [*([] if asked_for else [{}]), *({scheme: []} for scheme in _SCHEMES)]
-                operation["responses"] = answers | operation["responses"]
+                answers = operation["responses"]
+                own = answers.get(_SHARED, said[_SHARED])
+                shared = own | {"content": own.get("content", {}) | said[_SHARED]["content"]}
+                operation["responses"] = answers | {_SHARED: shared} | {status: said[status] for status in _GATES_OWN}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from readmit_inference import metrics
 from readmit_inference.access.client import Client
-from readmit_inference.access.paths import is_open, is_predict, scope_for
+from readmit_inference.access.paths import is_open, is_prediction, scope_for
 from readmit_inference.access.rate_limit import RateLimiter
 from readmit_inference.errors import Forbidden, PredictionRefused, RateLimited, Unauthorized
 from readmit_inference.problems import refusal_response
@@ -90,7 +90,7 @@ def credential_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 def _count(refused: PredictionRefused, client: Client | None, scope: Scope) -> None:
     metrics.ACCESS_REFUSED.labels(refused.code, "" if client is None else client.label).inc()
-    if scope["method"] == "POST" and is_predict(scope["path"]):
+    if scope["method"] == "POST" and is_prediction(scope["path"]):
         outcome = Unauthorized.code if isinstance(refused, Forbidden) else refused.code
         metrics.REQUESTS.labels(outcome).inc()
         metrics.ERRORS.labels(refused.code).inc()

@@ -10,12 +10,14 @@ from readmit_inference.access.client import Scope
 
 _VERSION = "/v1"
 
-#: Probes and metrics are asked from inside the cluster, by who has no key. The document is how a client's developer
-#: learns that a key is needed, and holds nothing that is not in the source.
-_OPEN = ("/health", "/livez", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+#: Probes and metrics are asked from inside the cluster, by who has no key. The documents are how a client's developer,
+#: or an EHR, learns what there is and that a key is needed; they hold nothing that is not in the source.
+_OPEN = (
+    "/health", "/livez", "/readyz", "/metrics",
+    "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/cds-services", "/fhir/metadata",
+)  # fmt: skip
 _OPEN_ANYWHERE = frozenset((*_OPEN, *(_VERSION + path for path in _OPEN)))
 _MODEL = ("/model", f"{_VERSION}/model")
-_PREDICT = frozenset(("/predict", f"{_VERSION}/predict"))
 
 
 def is_open(path: str) -> bool:
@@ -28,6 +30,7 @@ def scope_for(path: str) -> Scope:
     return "model" if path.startswith(_MODEL) else "predict"
 
 
-def is_predict(path: str) -> bool:
-    """Whether this is what `prediction_requests_total` counts."""
-    return path in _PREDICT
+def is_prediction(path: str) -> bool:
+    """Whether this is one of those that `prediction_requests_total` counts."""
+    path = path.removeprefix(_VERSION)
+    return path == "/predict" or path.startswith(("/fhir/", "/cds-services/"))
