@@ -252,7 +252,7 @@ async def test_the_documented_examples_work_and_every_status_is_documented(servi
             assert response.status_code == 200
             assert media_type in operation["responses"]["200"]["content"]
         statuses = {"200", "400", "408", "413", "415", "422", "503"} | ({"412"} if path == PATH else set())
-        assert set(operation["responses"]) == statuses
+        assert set(operation["responses"]) - {"401", "403", "429"} == statuses  # those are of all endpoints
         assert all(refusals in operation["responses"][status]["content"] for status in statuses - {"200"})
 
 

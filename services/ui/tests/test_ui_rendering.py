@@ -133,7 +133,7 @@ def test_warnings_say_which_value_was_read_how(prediction: Prediction) -> None:
 
 
 @both
-@pytest.mark.parametrize("kind", ["no_model", "unreachable", "failed"])
+@pytest.mark.parametrize("kind", ["unauthorized", "rate_limited", "no_model", "overloaded", "unreachable", "failed"])
 def test_each_outage_has_its_own_words(texts: Texts, kind: str) -> None:
     title, advice = texts.troubles[kind]
     html = rendering.answer(Trouble(kind), texts)  # type: ignore[arg-type]

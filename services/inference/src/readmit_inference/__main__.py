@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import load_settings
+from readmit_inference.access.key_command import add_keys_command
+from readmit_inference.access.watched_file import Unusable
 from readmit_inference.app import make_app
 from readmit_inference.settings import Settings
 
 
 def main() -> None:
-    """Run the service."""
-    argparse.ArgumentParser(prog="python -m readmit_inference", description=__doc__).parse_args()
+    """Run the service, or the command that makes keys for it."""
+    parser = argparse.ArgumentParser(prog="python -m readmit_inference", description=__doc__)
+    add_keys_command(parser.add_subparsers(help="without one of these, the service runs"))
+    options = parser.parse_args()
+    if "run" in options:
+        sys.exit(options.run(options))
     configure_logging("inference")
     settings = load_settings(Settings)
     process = Process()
-    # What stays for good is left out of garbage collection, which would stop every request for 80 ms now and then.
-    app = make_app(settings, S3Store(settings.s3), process, on_warm=gc.freeze)
-    run(app, host=settings.host, port=settings.port, process=process)
+    try:
+        # What stays for good is left out of garbage collection, which would stop every request for 80 ms now and then.
+        app = make_app(settings, S3Store(settings.s3), process, on_warm=gc.freeze)
+    except Unusable as unusable:
+        sys.stderr.write(f"What says who may ask can't be used: {unusable}\n")
+        sys.exit(2)
+    run(app, host=settings.host, port=settings.port, process=process, tls=settings.tls)
 
 
 if __name__ == "__main__":

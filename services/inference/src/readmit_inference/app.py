@@ -20,6 +20,9 @@ from readmit_chassis.s3 import ObjectStore
 from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE
 from readmit_inference import problems
+from readmit_inference.access.client import Limit
+from readmit_inference.access.document import describe_access
+from readmit_inference.access.entrance import Entrance, Issuer
 from readmit_inference.announcer import Announcer
 from readmit_inference.batch.description import describe_batch
 from readmit_inference.batch.endpoint import BatchEndpoint
@@ -76,6 +79,14 @@ def make_app(
     overload = Overload(settings.shed_after_s)
     slow_bodies = SlowBodies(settings.body_timeout_s)
 
+    oidc, rate = settings.oidc, settings.rate
+    entrance = Entrance(
+        api_keys_file=settings.api_keys_file,
+        issuer=None if oidc is None else Issuer(oidc.issuer, oidc.audience, oidc.jwks_file),
+        limit=None if rate is None else Limit(rate.requests_per_s, rate.burst),
+        cors_origins=settings.cors_origins,
+    )
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await champion.restore()
@@ -85,6 +96,7 @@ def make_app(
             slow_bodies.watch(),
             _talk(broker, announcer),
             _warm_up(on_warm),
+            *entrance.watches(),
         ]
         if log is not None:
             background.append(log.run())
@@ -111,6 +123,7 @@ def make_app(
             "/predict": PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies),
             "/predict/batch": batch,
         },
+        entrance.around,
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
         version="1",
@@ -128,6 +141,7 @@ def make_app(
     app.include_router(health_router(health))
     clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
     app.include_router(clinical_router(clinical))
+    describe_access(app, asked_for=entrance.asks)
     app.state.champion = champion
     return app
 
@@ -135,14 +149,19 @@ def make_app(
 class FrontDoor(FastAPI):
     """FastAPI, with a way round its middleware and routing for what is all about speed, and a version before each path.
 
-    What FastAPI does for a request takes longer than what the model does (`benchmarks/serving_ceiling.py`).
+    What FastAPI does for a request takes longer than what the model does (`benchmarks/serving_ceiling.py`). What is
+    for every request stands around both: `around` gives the layers.
     """
 
-    def __init__(self, posts: Mapping[str, ASGIApp], **how: Any) -> None:
+    def __init__(self, posts: Mapping[str, ASGIApp], around: Callable[[ASGIApp], ASGIApp], **how: Any) -> None:
         super().__init__(**how)
         self._posts = posts
+        self._entrance = around(self._route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._entrance(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path: str = scope["path"]
             if path.startswith(_VERSIONED):

@@ -59,6 +59,38 @@ class Overloaded(PredictionRefused):
     code = "overloaded"
 
 
+class Unauthorized(PredictionRefused):
+    """Who asks has not proven who they are."""
+
+    code = "unauthorized"
+
+
+class Forbidden(PredictionRefused):
+    """Who asks may not ask this: `scope` is what they lack."""
+
+    code = "forbidden"
+
+    def __init__(self, detail: str, scope: str) -> None:
+        super().__init__(detail)
+        self.scope = scope
+
+
+class RateLimited(PredictionRefused):
+    """The client asks more than it may: not before `wait_s` seconds again."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, wait_s: float) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+
+
+class IssuerUnavailable(PredictionRefused):
+    """A token can't be checked."""
+
+    code = "issuer_unavailable"
+
+
 class InvalidEncounter(PredictionRefused):
     """One or more fields can't be understood; `errors` lists them all."""
 

@@ -71,7 +71,7 @@ def waiting(texts: Texts) -> str:
 
 def _trouble(trouble: Trouble, texts: Texts) -> str:
     title, advice = texts.troubles[trouble.kind]
-    level = "wait" if trouble.kind in {"no_model", "overloaded"} else "bad"
+    level = "wait" if trouble.kind in {"no_model", "overloaded", "rate_limited"} else "bad"
     errors = trouble.problem.errors if trouble.problem else []
     lines = [f"<li><b>{escape(_name(e.field, texts))}</b>: {escape(_explained(e, texts))}</li>" for e in errors]
     said = trouble.problem.detail if trouble.problem and trouble.kind in {"refused", "failed"} and not errors else ""

@@ -175,6 +175,14 @@ SPANISH = Texts(
     counted={"drugs_given": "Antidiabéticos administrados", "drugs_changed": "Antidiabéticos con cambio de dosis"},
     troubles={
         "refused": ("Hay campos que no se entienden", "Corríjalos y pulse de nuevo el botón."),
+        "unauthorized": (
+            "Esta página no puede consultar el servicio de inferencia",
+            "El formulario está bien. Avise a quien la administra: su clave falta o ya no es válida.",
+        ),
+        "rate_limited": (
+            "Esta página ha preguntado demasiadas veces",
+            "El formulario está bien. Pulse de nuevo en breve.",
+        ),
         "no_model": ("Todavía no hay un modelo en servicio", "El primero aún se está entrenando. Pruebe más tarde."),
         "overloaded": ("El servicio de inferencia está ocupado", "El formulario está bien. Pulse de nuevo en breve."),
         "unreachable": ("El servicio de inferencia no responde", "El formulario está bien. Pruebe en un momento."),

@@ -175,6 +175,11 @@ ENGLISH = Texts(
     counted={"drugs_given": "Diabetes drugs given", "drugs_changed": "Diabetes drugs with a changed dose"},
     troubles={
         "refused": ("Some fields can't be read", "Correct them and press the button again."),
+        "unauthorized": (
+            "This page may not ask the inference service",
+            "The form is fine. Tell whoever runs this page: its key is missing or no longer valid.",
+        ),
+        "rate_limited": ("This page has asked too often", "The form is fine. Press the button again in a moment."),
         "no_model": ("No model is in service yet", "The first one is still being trained. Try again in a while."),
         "overloaded": ("The inference service is busy", "The form is fine. Press the button again in a moment."),
         "unreachable": ("The inference service can't be reached", "The form is fine. Try again shortly."),
