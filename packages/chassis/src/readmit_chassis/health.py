@@ -32,11 +32,15 @@ def health_router(health: Health, registry: CollectorRegistry = REGISTRY) -> API
     """`/livez`, `/readyz` and `/metrics` (Prometheus text format)."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/livez")
+    @router.get("/livez", summary="Liveness")
     async def livez() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/readyz", responses={503: {"description": "Not ready; `waiting_for` says what is missing"}})
+    @router.get(
+        "/readyz",
+        summary="Readiness",
+        responses={503: {"description": "Not ready; `waiting_for` says what is missing"}},
+    )
     async def readyz() -> JSONResponse:
         waiting = health.waiting_for
         return JSONResponse(
@@ -44,7 +48,7 @@ def health_router(health: Health, registry: CollectorRegistry = REGISTRY) -> API
             status_code=503 if waiting else 200,
         )
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", summary="Metrics, for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

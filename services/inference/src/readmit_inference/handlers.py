@@ -122,7 +122,7 @@ def describe_predict(app: FastAPI) -> None:
     """`POST /predict` in the OpenAPI document, and 405 for other methods; `PredictEndpoint` answers it."""
 
     @app.post("/predict", response_model=Prediction, responses=openapi_responses(), openapi_extra=_OPENAPI_BODY,
-              tags=["prediction"])  # fmt: skip
+              summary="Risk of one encounter", tags=["prediction"])  # fmt: skip
     async def post_predict() -> NoReturn:
         """Risk of readmission within 30 days of discharge for one encounter. Not for clinical use.
 
@@ -140,7 +140,7 @@ def explain_router(champion: Champion, max_body_bytes: int, overload: Overload, 
     waiting = 0
 
     @router.post("/explain", response_model=Explanation, responses=openapi_responses(NotExplainable),
-                 openapi_extra=_OPENAPI_BODY)  # fmt: skip
+                 openapi_extra=_OPENAPI_BODY, summary="Why one encounter has its risk")  # fmt: skip
     async def post_explain(request: Request) -> Response:
         """What each field adds to the risk of one encounter, which is sent as to `/predict`. Not for clinical use.
 
@@ -174,7 +174,7 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
     """`GET /health` and `GET /model`."""
     router = APIRouter(tags=["state"])
 
-    @router.get("/health")
+    @router.get("/health", summary="State of this pod")
     async def health() -> dict[str, Any]:
         """Whether this pod can answer, and with which model. Always 200: `/readyz` is for routing."""
         serving = champion.serving
@@ -184,7 +184,7 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
             "pod_id": pod_id,
         }
 
-    @router.get("/model", responses={503: openapi_responses()[503]}, response_model=None)
+    @router.get("/model", responses={503: openapi_responses()[503]}, response_model=None, summary="Model in service")
     async def model() -> dict[str, Any] | Response:
         """What the model in service was made from, and how well it did on validation."""
         serving = champion.serving
@@ -207,7 +207,7 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
             ),
         }
 
-    @router.get("/model/card", response_class=Response, responses={
+    @router.get("/model/card", summary="Model card", response_class=Response, responses={
         200: {"content": {CARD_TYPE: {"schema": {"type": "string"}}}},
         **{status: openapi_responses(NoCard)[status] for status in (404, 503)},
     })  # fmt: skip

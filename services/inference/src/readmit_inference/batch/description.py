@@ -19,7 +19,7 @@ def describe_batch(app: FastAPI) -> None:
     """The operation, for people and for clients; and 405 for other methods."""
 
     @app.post("/predict/batch", response_model=BatchPrediction, responses=_responses(), openapi_extra=_body(),
-              tags=["prediction"])  # fmt: skip
+              summary="Risks of many encounters", tags=["prediction"])  # fmt: skip
     async def post_predict_batch(
         log: Annotated[bool, Query(description="Keep every answer in the prediction log.")] = False,  # noqa: ARG001
     ) -> NoReturn:

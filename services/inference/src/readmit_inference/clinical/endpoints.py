@@ -104,6 +104,7 @@ def clinical_router(endpoint: ClinicalEndpoint) -> APIRouter:
 
     @router.post(
         risk_assessment.OPERATION,
+        summary="Risk as a FHIR RiskAssessment",
         response_class=_FhirResponse,
         responses=openapi.fhir_responses(),
         openapi_extra=openapi.fhir_request(),
@@ -120,20 +121,26 @@ def clinical_router(endpoint: ClinicalEndpoint) -> APIRouter:
             risk_assessment.MEDIA_TYPE,
         )  # fmt: skip
 
-    @router.get("/fhir/metadata", response_class=_FhirResponse, responses=openapi.metadata_responses())
+    @router.get(
+        "/fhir/metadata",
+        summary="FHIR CapabilityStatement",
+        response_class=_FhirResponse,
+        responses=openapi.metadata_responses(),
+    )
     async def metadata(request: Request) -> Response:
         """FHIR R4 CapabilityStatement: the one operation that is here."""
         base_url = str(request.base_url).rstrip("/") + "/fhir"
         content = orjson.dumps(risk_assessment.capability_statement(base_url))
         return Response(content, media_type=risk_assessment.MEDIA_TYPE)
 
-    @router.get("/cds-services", responses=openapi.discovery_responses())
+    @router.get("/cds-services", summary="CDS Hooks discovery", responses=openapi.discovery_responses())
     async def discover() -> dict[str, Any]:
         """CDS Hooks discovery: the service for the hook `encounter-discharge`, and the data that it needs."""
         return cds_hooks.discovery()
 
     @router.post(
         f"/cds-services/{cds_hooks.SERVICE_ID}",
+        summary="CDS Hooks card at discharge",
         responses=openapi.cds_responses(),
         openapi_extra=openapi.cds_request(),
     )
