@@ -30,7 +30,10 @@ from readmit_inference.access.watched_file import Unusable, WatchedFile
 from readmit_inference.settings import OidcSettings, RateSettings, Settings
 from readmit_inference.testing import Service, promote, running, tiny_bundle, until
 
-OPEN = ("/health", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/cds-services", "/fhir/metadata")
+OPEN = (
+    "/health", "/livez", "/readyz", "/metrics", "/docs", "/docs/es", "/openapi.json", "/openapi.es.json",
+    "/cds-services", "/fhir/metadata",
+)  # fmt: skip
 ISSUER = "https://login.example.org"
 
 

@@ -30,6 +30,7 @@ from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
 from readmit_inference.clinical.endpoints import ClinicalEndpoint, clinical_router
+from readmit_inference.document import DESCRIPTION, TAGS, install_spanish
 from readmit_inference.handlers import PredictEndpoint, describe_predict, explain_router, state_router
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
@@ -126,6 +127,8 @@ def make_app(
         entrance.around,
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
+        description=DESCRIPTION,
+        openapi_tags=list(TAGS),
         version="1",
         servers=[
             {"url": "/", "description": "the newest version"},
@@ -142,6 +145,7 @@ def make_app(
     clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
     app.include_router(clinical_router(clinical))
     describe_access(app, asked_for=entrance.asks)
+    install_spanish(app)
     app.state.champion = champion
     return app
 
