@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -120,6 +122,18 @@ async def test_each_page_shows_its_document_and_links_to_the_other(
         assert "<title>Readmit: inferencia</title>" in page.text
     assert "(docs/es)" in english["info"]["description"]
     assert "(../docs)" in in_spanish["info"]["description"]
+
+
+@pytest.mark.parametrize("page", ["/docs", "/docs/es", "/redoc", "/v1/docs", "/v1/docs/es", "/v1/redoc"])
+async def test_the_pages_bring_all_that_they_load(service: Service, page: str) -> None:
+    html = (await service.client.get(page)).text
+    assert "://" not in html
+    loaded = re.findall(r"""(?:src|href|spec-url)="([^"]+)\"""", html) + re.findall(r"url: '([^']+)'", html)
+    assert len(loaded) >= 3
+    for address in loaded:
+        found = await service.client.get(urljoin(page, address))
+        assert found.status_code == 200, address
+        assert len(found.content) > 500
 
 
 def test_no_operation_is_called_after_a_function(english: dict[str, Any]) -> None:

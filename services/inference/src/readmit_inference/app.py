@@ -30,7 +30,7 @@ from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
 from readmit_inference.clinical.endpoints import ClinicalEndpoint, clinical_router
-from readmit_inference.document import DESCRIPTION, TAGS, install_spanish
+from readmit_inference.document import DESCRIPTION, TAGS, install_pages
 from readmit_inference.handlers import PredictEndpoint, describe_predict, explain_router, state_router
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
@@ -134,6 +134,8 @@ def make_app(
             {"url": "/", "description": "the newest version"},
             {"url": f"/{VERSION}", "description": "this version, for as long as it is offered"},
         ],
+        docs_url=None,
+        redoc_url=None,
         lifespan=lifespan,
     )
     problems.install(app)
@@ -145,7 +147,7 @@ def make_app(
     clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
     app.include_router(clinical_router(clinical))
     describe_access(app, asked_for=entrance.asks)
-    install_spanish(app)
+    install_pages(app)
     app.state.champion = champion
     return app
 

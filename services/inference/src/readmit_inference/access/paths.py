@@ -14,7 +14,8 @@ _VERSION = "/v1"
 #: or an EHR, learns what there is and that a key is needed; they hold nothing that is not in the source.
 _OPEN = (
     "/health", "/livez", "/readyz", "/metrics",
-    "/docs", "/docs/es", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/openapi.es.json",
+    "/docs", "/docs/es", "/docs-files/swagger-ui-bundle.js", "/docs-files/swagger-ui.css", "/docs-files/favicon.png",
+    "/redoc", "/docs-files/redoc.standalone.js", "/openapi.json", "/openapi.es.json",
     "/cds-services", "/fhir/metadata",
 )  # fmt: skip
 _OPEN_ANYWHERE = frozenset((*_OPEN, *(_VERSION + path for path in _OPEN)))
