@@ -7,9 +7,9 @@ import gc
 
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
-from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import load_settings
 from readmit_inference.app import make_app
+from readmit_inference.late_store import LateStore
 from readmit_inference.settings import Settings
 
 
@@ -19,8 +19,9 @@ def main() -> None:
     configure_logging("inference")
     settings = load_settings(Settings)
     process = Process()
+    store = LateStore(settings.s3)
     # What stays for good is left out of garbage collection, which would stop every request for 80 ms now and then.
-    app = make_app(settings, S3Store(settings.s3), process, on_warm=gc.freeze)
+    app = make_app(settings, store.get, process, warm_up=store.open, on_warm=gc.freeze)
     run(app, host=settings.host, port=settings.port, process=process)
 
 

@@ -21,6 +21,7 @@ from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_inference import metrics
 from readmit_inference.cache import BundleCache
 from readmit_inference.domain import Serving, prepare, renamed
+from readmit_inference.loading_thread import LoadingThread
 from readmit_inference.patience import patience
 
 log = structlog.get_logger()
@@ -63,6 +64,7 @@ class Champion:
         self._announce = announce
         self._health = health
         self._pauses = pauses
+        self._loading = LoadingThread()
         self._news = asyncio.Event()
         #: What the cache does not name yet; None for a bundle that it has.
         self._uncached: tuple[ModelPromoted, Bundle | None] | None = None
@@ -86,12 +88,12 @@ class Champion:
     async def restore(self) -> None:
         """Serve what the cache holds, before any news. A cache that can't be used is ignored."""
         started = time.perf_counter()
-        cached = await asyncio.to_thread(self._cache.read)
+        cached = await self._loading.run(self._cache.read)
         if cached is None:
             return
         promoted, bundle = cached
         try:
-            serving = await asyncio.to_thread(prepare, bundle, promoted)
+            serving = await self._loading.run(prepare, bundle, promoted)
         except BundleRefused as refused:
             metrics.MODEL_LOADS.labels("cache_unusable").inc()
             log.warning("cached_model_refused", epoch=promoted.epoch, reason=str(refused))
@@ -101,19 +103,25 @@ class Champion:
 
     async def run(self) -> None:
         """Load the newest promotion whenever there is one; runs until cancelled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            pauses = self._pauses()
-            while self.wanted is not None and self.wanted.epoch > self.settled:
-                try:
-                    await self._load(self.wanted)
-                except Transient as away:
-                    metrics.MODEL_LOADS.labels("retried").inc()
-                    pause_s = next(pauses)
-                    log.warning("model_store_away", epoch=self.wanted.epoch, error=str(away), retry_in_s=pause_s)
-                    await self._pause(pause_s)
-            await self._write_cache()  # of what was taken from memory
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await self._follow()
+        finally:
+            self._loading.close()
+
+    async def _follow(self) -> None:
+        pauses = self._pauses()
+        while self.wanted is not None and self.wanted.epoch > self.settled:
+            try:
+                await self._load(self.wanted)
+            except Transient as away:
+                metrics.MODEL_LOADS.labels("retried").inc()
+                pause_s = next(pauses)
+                log.warning("model_store_away", epoch=self.wanted.epoch, error=str(away), retry_in_s=pause_s)
+                await self._pause(pause_s)
+        await self._write_cache()  # of what was taken from memory
 
     async def _pause(self, pause_s: float) -> None:
         """Wait, but not longer than until the next promotion."""
@@ -143,7 +151,7 @@ class Champion:
             return
         started = time.perf_counter()
         try:
-            loaded = await asyncio.to_thread(self._fetch_and_prepare, promoted)
+            loaded = await self._loading.run(self._fetch_and_prepare, promoted)
         except (BundleRefused, ObjectMissing) as refused:
             if promoted.epoch > self.settled:
                 reason = str(refused) if isinstance(refused, BundleRefused) else f"the bundle is gone: {refused}"
@@ -166,7 +174,7 @@ class Champion:
         promoted, bundle = self._uncached
         self._uncached = None
         try:
-            await asyncio.to_thread(self._cache.write, promoted, bundle)
+            await self._loading.run(self._cache.write, promoted, bundle)
         except OSError as error:
             log.warning("model_not_cached", error=str(error))  # a restart will need the store; serving goes on
 
