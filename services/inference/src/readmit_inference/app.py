@@ -41,10 +41,12 @@ def make_app(
     *,
     warm_up: Callable[[], object] = lambda: None,
     on_warm: Callable[[], None] = lambda: None,
+    tidy: Callable[[], object] = lambda: None,
 ) -> FastAPI:
     """The service. Kafka and the store that `get` reads may be away at start: what the cache holds is served.
 
     `warm_up` is called once that is done, in a thread: for what takes long and no answer needs. Then `on_warm` is.
+    `tidy` is called in a thread after each load.
     """
     health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)
@@ -60,6 +62,7 @@ def make_app(
         cache=BundleCache(settings.cache_dir),
         announce=announcer.announce,
         health=health,
+        tidy=tidy,
     )
 
     async def on_promoted(promoted: ModelPromoted, _: Envelope) -> None:

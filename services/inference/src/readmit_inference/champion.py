@@ -57,13 +57,16 @@ class Champion:
         announce: Callable[[ModelLoaded], None],
         health: Health,
         pauses: Callable[[], Iterator[float]] = patience,
+        tidy: Callable[[], object] = lambda: None,
     ) -> None:
+        """`tidy` is called in the loading thread after each load."""
         self._pod_id = pod_id
         self._get = get
         self._cache = cache
         self._announce = announce
         self._health = health
         self._pauses = pauses
+        self._tidy = tidy
         self._loading = LoadingThread()
         self._news = asyncio.Event()
         #: What the cache does not name yet; None for a bundle that it has.
@@ -161,6 +164,8 @@ class Champion:
             self._uncached = promoted, loaded.bundle
             self._put_in_service(loaded.serving, time.perf_counter() - started, loaded.source)
             await self._write_cache()
+            del loaded
+            await self._loading.run(self._tidy)
 
     def _fetch_and_prepare(self, promoted: ModelPromoted) -> _Loaded:
         cached = self._cache.find(promoted.bundle)
