@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import sys
 
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
@@ -12,6 +13,10 @@ from readmit_inference.app import make_app
 from readmit_inference.late_store import LateStore
 from readmit_inference.settings import Settings
 
+#: How long the event loop waits for the interpreter while another thread loads a model: Python's own 5 ms are the time
+#: of many requests.
+_SWITCH_S = 0.0005
+
 
 def main() -> None:
     """Run the service."""
@@ -19,6 +24,7 @@ def main() -> None:
     configure_logging("inference")
     settings = load_settings(Settings)
     process = Process()
+    sys.setswitchinterval(_SWITCH_S)
     store = LateStore(settings.s3)
     # What stays for good is left out of garbage collection, which would stop every request for 80 ms now and then.
     # What loads leave in the interpreter's free lists, some KiB each up to some MiB, goes by a full collection alone;

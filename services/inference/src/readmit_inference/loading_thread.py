@@ -6,9 +6,9 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -16,8 +16,6 @@ T = TypeVar("T")
 
 #: A third of the processor that a busy event loop gets. Much less, and a loaded pod takes seconds to follow.
 _NICE = 5
-#: How long the event loop waits for the interpreter while a model is loaded. Python's own 5 ms are many requests' time.
-_SWITCH_S = 0.0005
 
 
 class LoadingThread:
@@ -28,26 +26,11 @@ class LoadingThread:
 
     async def run(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """What `work` returns or raises, once what was asked for before is done."""
-
-        def yielding() -> T:
-            with _switching_often():
-                return work(*arguments, **named)
-
-        return await asyncio.get_running_loop().run_in_executor(self._executor, yielding)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(work, *arguments, **named))
 
     def close(self) -> None:
         """Take no more work; returns at once."""
         self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-@contextmanager
-def _switching_often() -> Iterator[None]:
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
 
 
 def _step_back() -> None:
