@@ -21,17 +21,13 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from pydantic import BaseModel, create_model
-from serving_load import Load, encounters, encounters_script, load, load_options, server
+from serving_load import Load, cached_pod, encounters, encounters_script, load, load_options, server, the_bundle
 
-from readmit_bundle import Bundle, load_model, read_bundle
-from readmit_bundle.archive import FILES
+from readmit_bundle import Bundle, load_model
 from readmit_chassis.process import Process, run
-from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.testing import free_port
 from readmit_contracts.encounter import COLUMNS, Group
 from readmit_features.cleaning import clean_encounter
-from readmit_inference.cache import BundleCache
-from readmit_inference.testing import promote, tiny_bundle
 
 _CONSTANT = b'{"risk":0.1}'
 
@@ -83,31 +79,12 @@ CEILINGS: dict[str, Any] = {
 OURS = "/predict"
 
 
-def the_bundle(options: argparse.Namespace) -> Bundle:
-    """What is served: a real one, or a small one with as many trees."""
-    if options.bundle is None:
-        return tiny_bundle(1, family="lightgbm", trees=options.trees)
-    return Bundle({name: (options.bundle / name).read_bytes() for name in FILES})
-
-
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
     """Check the answers, then load all servers in turns."""
     script = encounters_script(folder, options.source)
-    store, cache = MemoryStore(), BundleCache(folder / "cache")
     bundle = the_bundle(options)
-    promotion = promote(store, bundle, epoch=1)
-    cache.write(promotion, read_bundle(store.get, promotion.bundle))
     ports = {name: free_port() for name in [*CEILINGS, OURS]}
-    nowhere = "127.0.0.1:1"  # Kafka and S3 stay down: the pod answers from its cache
-    environment = {
-        "INFERENCE_PORT": str(ports[OURS]),
-        "INFERENCE_CACHE_DIR": str(folder / "cache"),
-        "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": nowhere,
-        "INFERENCE_LOG_PREDICTIONS": "false",  # its cost is benchmarks/prediction_log.py
-        "INFERENCE_S3__ENDPOINT_URL": f"http://{nowhere}",
-        "INFERENCE_S3__ACCESS_KEY": "none",
-        "INFERENCE_S3__SECRET_KEY": "none",
-    }
+    environment = cached_pod(folder, bundle, ports[OURS])
     results: dict[str, list[Load]] = {name: [] for name in ports}
     with ExitStack() as stack:
         addresses = {}
@@ -137,7 +114,6 @@ def verify(address: str, bundle: Bundle, sent: list[dict[str, str | int]]) -> No
 def main() -> None:
     """Print the table and the ratios."""
     parser = load_options(__doc__, rounds=5)
-    parser.add_argument("--bundle", type=Path, help="a folder with bundle.json and model.txt, in place of --trees")
     parser.add_argument("--serve", choices=[*CEILINGS], help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

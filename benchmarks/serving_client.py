@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import select
 import signal
@@ -194,16 +195,18 @@ def _closed_loop(client: _Client) -> None:
 
 
 def _open_loop(client: _Client, rate: float) -> None:
-    due = now = start = time.monotonic()
-    sent = 0
-    while not client.stopped:
+    due = start = time.monotonic()
+    sent, end = 0, math.inf
+    while due <= end and time.monotonic() < end + _GRACE_S:
         now = time.monotonic()
-        while due <= now and client.free:
+        if client.stopped:
+            end = min(end, now)  # what was due by then is still sent
+        while due <= min(now, end) and client.free:
             client.send(due)
             sent += 1
             due = start + sent / rate
         client.receive(max(0.0, min(0.1, due - time.monotonic())) if client.free else 0.1)
-    while due <= now:  # no connection was free for it
+    while due <= end:  # no connection was free for it
         client.fail(due)
         sent += 1
         due = start + sent / rate

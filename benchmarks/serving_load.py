@@ -20,9 +20,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from readmit_bundle import Bundle
+from readmit_bundle.archive import FILES
+from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import COLUMNS, Group
 from readmit_features.cleaning import clean_encounter
 from readmit_features.synthetic import sample_columns
+from readmit_inference.cache import BundleCache
+from readmit_inference.testing import promote, tiny_bundle
 
 _MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
@@ -45,6 +50,7 @@ def load_options(description: str | None, *, rounds: int) -> argparse.ArgumentPa
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--trees", type=int, default=200)
+    parser.add_argument("--bundle", type=Path, help="a folder with bundle.json and model.txt, in place of --trees")
     parser.add_argument("--source", type=Path, help="the UCI archive, for real encounters in place of generated ones")
     return parser
 
@@ -109,6 +115,32 @@ def server(command: list[str], environment: dict[str, str], port: int) -> Iterat
             yield address
         finally:
             process.terminate()
+
+
+def cached_pod(folder: Path, bundle: Bundle, port: int) -> dict[str, str]:
+    """The environment of a pod that answers with this bundle from its cache, Kafka and S3 being down, and logs nothing.
+
+    `python -m readmit_inference` with it is a `server`.
+    """
+    store = MemoryStore()
+    BundleCache(folder / "cache").write(promote(store, bundle, epoch=1), bundle)
+    nowhere = "127.0.0.1:1"
+    return {
+        "INFERENCE_PORT": str(port),
+        "INFERENCE_CACHE_DIR": str(folder / "cache"),
+        "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": nowhere,
+        "INFERENCE_LOG_PREDICTIONS": "false",  # its cost is benchmarks/prediction_log.py
+        "INFERENCE_S3__ENDPOINT_URL": f"http://{nowhere}",
+        "INFERENCE_S3__ACCESS_KEY": "none",
+        "INFERENCE_S3__SECRET_KEY": "none",
+    }
+
+
+def the_bundle(options: argparse.Namespace) -> Bundle:
+    """What is served: a real one, or a small one with as many trees."""
+    if options.bundle is None:
+        return tiny_bundle(1, family="lightgbm", trees=options.trees)
+    return Bundle({name: (options.bundle / name).read_bytes() for name in FILES})
 
 
 def cores() -> list[int]:

@@ -217,7 +217,21 @@ def settings_are_known_and_complete(documents: Documents) -> list[str]:
             settings = importlib.import_module(f"readmit_{service}.settings").Settings
             known = dict(variables(settings, f"{service.upper()}_"))
             given = {variable["name"] for variable in container.get("env", [])}
-            given |= {path.rpartition("/")[2] for path in secret_files(workload, container)}
+            # What is no variable in a file is a file that a setting may name.
+            given |= {
+                name
+                for path in secret_files(workload, container)
+                if not (name := path.rpartition("/")[2]).endswith(".json")
+            }
+            named_files = {
+                str(variable.get("value"))
+                for variable in container.get("env", [])
+                if str(variable.get("value")).startswith("/run/secrets/")
+            }
+            problems += [
+                f"{workload}: {path} is mounted nowhere"
+                for path in sorted(named_files - set(secret_files(workload, container)))
+            ]
             if container.get("envFrom"):
                 problems.append(f"{workload}: envFrom hides what is set")
             problems += [f"{workload}: {service} knows no {name}" for name in sorted(given - set(known))]

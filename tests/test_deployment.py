@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from readmit_chassis.settings import variables
+from readmit_inference.access.api_keys import ApiKeys
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("ingestor", "trainer", "promoter", "monitor", "inference", "ui")
@@ -199,11 +200,39 @@ def test_a_service_gets_its_own_secrets_and_nobody_elses(name: str) -> None:
 def test_compose_gives_each_service_what_its_settings_require_and_nothing_they_do_not_know(service: str) -> None:
     settings = importlib.import_module(f"readmit_{service}.settings").Settings
     known = dict(variables(settings, f"{service.upper()}_"))
-    files = {path.removeprefix("/run/secrets/") for path in secrets_of(COMPOSE[service]).values()}
-    environment = set(COMPOSE[service]["environment"])
+    told = COMPOSE[service]["environment"]
+    environment = set(told)
+    files = {
+        path.removeprefix("/run/secrets/")
+        for path in secrets_of(COMPOSE[service]).values()
+        if not any(path in str(value) for value in told.values())  # a setting names this file
+    }
     assert not files & environment
     assert files | environment <= set(known)
     assert {name for name, required in known.items() if required} <= files | environment
+
+
+def test_inference_understands_the_list_of_keys_that_make_secrets_makes(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    subprocess.run([sys.executable, ROOT / "infra/secrets/generate.py", "--directory", folder], check=True)
+    keys = ApiKeys()
+    keys.use((folder / "inference_api_keys.json").read_bytes())
+    for client in ("ui", "locust", "jupyter"):
+        known = keys.client_of((folder / f"{client}_inference_api_key").read_bytes())
+        assert known is not None
+        assert known.label == client
+
+
+def test_keys_are_asked_for_where_that_is_said_and_every_client_of_ours_has_one() -> None:
+    told = COMPOSE["inference"]["environment"]["INFERENCE_API_KEYS_FILE"]
+    assert told == "${READMIT_REQUIRE_KEYS:+/run/secrets/inference_api_keys.json}"
+    assert secrets_of(COMPOSE["inference"])["inference_api_keys.json"] == "/run/secrets/inference_api_keys.json"
+    for client, name in (
+        ("ui", "UI_INFERENCE_API_KEY"),
+        ("locust-worker", "READMIT_INFERENCE_API_KEY"),
+        ("jupyter", "READMIT_INFERENCE_API_KEY"),
+    ):
+        assert f"/run/secrets/{name}" in secrets_of(COMPOSE[client]).values()
 
 
 def test_no_password_stands_in_the_file() -> None:
@@ -213,7 +242,9 @@ def test_no_password_stands_in_the_file() -> None:
                 assert value in secrets_of(service).values(), f"{name}: {variable} is no path of one of its secrets"
     everything = "\n".join(texts(FILE))
     assert not re.search(r"://[^/\s:@]+:[^/\s@]+@", everything), "an address with a password in it"
-    assert set(re.findall(r"\$\{(\w+)", everything)) == {"READMIT_BIND"}, "nothing else comes from the environment"
+    assert set(re.findall(r"\$\{(\w+)", everything)) == {"READMIT_BIND", "READMIT_REQUIRE_KEYS"}, (
+        "nothing else comes from the environment"
+    )
 
 
 def test_the_ports_are_the_originals_and_only_this_machine_reaches_them() -> None:

@@ -55,7 +55,15 @@ def three_vms() -> Documents:
 
 @pytest.fixture(scope="module")
 def with_keda(tmp_path_factory: pytest.TempPathFactory) -> Documents:
-    folder = tmp_path_factory.mktemp("with-keda")
+    return with_component("autoscaling-keda", tmp_path_factory.mktemp("with-keda"))
+
+
+@pytest.fixture(scope="module")
+def with_api_keys(tmp_path_factory: pytest.TempPathFactory) -> Documents:
+    return with_component("api-keys", tmp_path_factory.mktemp("with-api-keys"))
+
+
+def with_component(name: str, folder: Path) -> Documents:
     (folder / "kustomization.yaml").write_text(
         yaml.safe_dump(
             {
@@ -63,7 +71,7 @@ def with_keda(tmp_path_factory: pytest.TempPathFactory) -> Documents:
                 "kind": "Kustomization",
                 "namespace": "mlops-project",
                 "resources": [_from(folder, "overlays/single-node")],
-                "components": [_from(folder, "components/autoscaling-keda")],
+                "components": [_from(folder, f"components/{name}")],
             }
         )
     )
@@ -317,6 +325,20 @@ def scaled_object_problems(document: Document) -> list[str]:
             problems.append(f"{trigger['type']}: {sorted(trigger['metadata'])}")
         problems += [f"{key} is no text" for key, value in trigger["metadata"].items() if not isinstance(value, str)]
     return problems
+
+
+def test_with_api_keys_inference_reads_the_list_that_it_is_given_and_all_still_holds_together(
+    with_api_keys: Documents,
+) -> None:
+    for check in CHECKS:
+        if check is not checks.pods_are_on_their_machine:
+            assert check(with_api_keys) == [], check.__name__
+    told = {variable["name"]: variable.get("value") for variable in container(with_api_keys, "inference")["env"]}
+    assert told["INFERENCE_API_KEYS_FILE"] == "/run/secrets/inference_api_keys.json"
+    assert "INFERENCE_CACHE_DIR" in told, "what else it is told stays"
+    moved = copy.deepcopy(with_api_keys)
+    secrets_of(moved, "inference")["items"].pop(2)
+    assert "is mounted nowhere" in " ".join(checks.settings_are_known_and_complete(moved))
 
 
 def test_with_keda_all_still_holds_together(with_keda: Documents) -> None:

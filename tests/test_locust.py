@@ -64,6 +64,7 @@ class Stub:
     def __init__(self, status: int, answer: dict[str, Any]) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.paths: set[str] = set()
+        self.keys: set[str | None] = set()
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,6 +75,7 @@ class Stub:
 
             def do_POST(self) -> None:
                 stub.paths.add(self.path)
+                stub.keys.add(self.headers["x-api-key"])
                 stub.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
                 self._answer(status, answer)
 
@@ -105,10 +107,13 @@ def stub(status: int, answer: dict[str, Any]) -> Iterator[Stub]:
         thread.join()
 
 
-def run_script(url: str, report: Path, seconds: float, users: int = 10) -> subprocess.CompletedProcess[str]:
+def run_script(
+    url: str, report: Path, seconds: float, users: int = 10, api_key: str = ""
+) -> subprocess.CompletedProcess[str]:
     """What `make load` runs."""
     environment = os.environ | {
         "READMIT_URL": url, "LOAD_REPORT": str(report), "LOCUST_SHAPE": "users", "LOCUST_SECONDS": str(seconds),
+        "READMIT_INFERENCE_API_KEY": api_key,
     }  # fmt: skip
     return subprocess.run(
         [ROOT / "infra" / "locust" / "run", "--users", str(users), "--spawn-rate", str(users or 1)],
@@ -187,7 +192,8 @@ def test_the_table_of_a_run_counts_each_number_of_users_apart(tmp_path: Path) ->
 
 def test_a_run_writes_its_report_and_sends_many_different_encounters(locust: Path, tmp_path: Path) -> None:
     with stub(*GOOD) as server:
-        ended = run_script(server.url, tmp_path, seconds=6)
+        ended = run_script(server.url, tmp_path, seconds=6, api_key="shown")
+    assert server.keys == {"shown"}
     assert ended.returncode == 0, ended.stderr
     assert int(totals(tmp_path)["Failure Count"]) == 0
     assert int(totals(tmp_path)["Request Count"]) == len(server.bodies) >= 10
@@ -213,6 +219,7 @@ def test_what_is_no_risk_counts_as_failed_and_the_run_fails(
     with stub(status, answer) as server:
         ended = run_script(server.url, tmp_path, seconds=2, users=3)
     assert ended.returncode == 1, ended.stderr
+    assert server.keys == {None}
     line = totals(tmp_path)
     assert int(line["Failure Count"]) == int(line["Request Count"]) == len(server.bodies) > 0
     assert said in totals(tmp_path, "failures.csv")["Error"]

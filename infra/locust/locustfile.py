@@ -5,13 +5,17 @@
 --shape steps            50, 100, … 500 users, half a minute each
 --shape users            as many as --users and --spawn-rate say, or the form, for --seconds or until stopped
 --seconds N              another length: of each stage, or of the whole with --shape users
+
+Where inference asks for a key: READMIT_INFERENCE_API_KEY, or a file /run/secrets/READMIT_INFERENCE_API_KEY.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+from pathlib import Path
 from typing import Any, ClassVar
 
 from encounters import bodies, encounters
@@ -24,6 +28,13 @@ from shapes import SHAPES, stage_at
 POOL_ROWS = 5_000
 
 _turn = itertools.count()
+
+
+def api_key_header(folder: Path = Path("/run/secrets"), name: str = "READMIT_INFERENCE_API_KEY") -> dict[str, str]:
+    """What every request carries."""
+    file = folder / name
+    key = os.environ.get(name) or (file.read_text().strip() if file.is_file() else "")
+    return {"X-API-Key": key} if key else {}
 
 
 @events.init_command_line_parser.add_listener
@@ -75,13 +86,15 @@ class Clinician(FastHttpUser):
         if pods:
             self.host = pods[next(_turn) % len(pods)].rstrip("/")
         super().__init__(environment)
+        self._headers = api_key_header()
         self._bodies = bodies(random.Random(), self.pool)  # noqa: S311  no secret
 
     @tag("predict")
     @task
     def predict(self) -> None:
         """One encounter. Anything but a 200 with a risk between 0 and 1 is a failure."""
-        with self.client.post("/predict", json=next(self._bodies), catch_response=True) as answer:
+        sent = self.client.post("/predict", json=next(self._bodies), headers=self._headers, catch_response=True)
+        with sent as answer:
             if answer.status_code != 200:
                 answer.failure(f"status {answer.status_code}" if answer.status_code else f"no answer: {answer.error!r}")
             elif not carries_a_risk(answer.text or ""):

@@ -10,13 +10,16 @@ are not the owner.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "mlflow-artifacts"
@@ -32,6 +35,11 @@ S3_ACTIONS: Mapping[str, tuple[str, ...]] = {
 POSTGRES_USERS = ("ingestor", "trainer", "promoter", "monitor", "mlflow", "airflow", "viewer", "analyst")
 #: Made of the keys above; follows them when one is rotated.
 S3_IDENTITIES = "s3_identities.json"
+#: Who asks inference for predictions here. Other clients' keys are added to the list by hand, and stay there.
+API_CLIENTS = ("ui", "locust", "jupyter")
+API_KEYS = "inference_api_keys.json"
+#: How long a rotated key of theirs is still valid: until everybody who shows it has the new one.
+API_KEY_OVERLAP = timedelta(days=1)
 
 
 def _hex(size_bytes: int) -> Callable[[], str]:
@@ -59,10 +67,11 @@ MAKERS: Mapping[str, Callable[[], str]] = {
     "redis_password": _hex(24),
     # Patients' pseudonyms depend on it: with another key, predictions logged before can't be linked to those after.
     "inference_pseudonym_key": _hex(32),
+    **{f"{client}_inference_api_key": _hex(32) for client in API_CLIENTS},
     # Written by hand: where alerts are posted. Empty: nowhere.
     "alert_webhook_url": _empty,
 }
-NAMES = (*MAKERS, S3_IDENTITIES)
+NAMES = (*MAKERS, S3_IDENTITIES, API_KEYS)
 
 
 class Refused(Exception):  # noqa: N818  named for what is the case
@@ -79,11 +88,16 @@ def generate(folder: Path, rotate: frozenset[str] = frozenset()) -> list[str]:
         if name in rotate or not (folder / name).exists():
             _write(folder / name, make())
             written.append(name)
-    identities = s3_identities({name: (folder / name).read_text() for name in MAKERS if "_s3_" in name})
-    path = folder / S3_IDENTITIES
-    if not path.exists() or path.read_text() != identities:
-        _write(path, identities)
-        written.append(S3_IDENTITIES)
+    keys = {client: (folder / f"{client}_inference_api_key").read_text() for client in API_CLIENTS}
+    derived = {
+        S3_IDENTITIES: s3_identities({name: (folder / name).read_text() for name in MAKERS if "_s3_" in name}),
+        API_KEYS: api_keys(_listed(folder / API_KEYS), keys, datetime.now(UTC)),
+    }
+    for name, text in derived.items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            _write(path, text)
+            written.append(name)
     return written
 
 
@@ -98,6 +112,42 @@ def s3_identities(keys: Mapping[str, str]) -> str:
         for user, actions in S3_ACTIONS.items()
     ]
     return json.dumps({"identities": identities}, indent=2) + "\n"
+
+
+def api_keys(listed: list[dict[str, Any]], keys: Mapping[str, str], now: datetime) -> str:
+    """Inference's list of keys (services/inference/README.md) with those of our own clients; all others stay.
+
+    A rotated key stays valid for a while, so that no client is refused before it has the new one, and then goes.
+    """
+    kept = []
+    for entry in listed:
+        entry = dict(entry)  # noqa: PLW2901  a copy
+        if entry["id"] in keys and entry["sha256"] != _digest(keys[entry["id"]]):
+            entry.setdefault("expires", (now + API_KEY_OVERLAP).isoformat(timespec="seconds"))
+            if datetime.fromisoformat(entry["expires"]) <= now:
+                continue
+        kept.append(entry)
+    there = {(entry["id"], entry["sha256"]) for entry in kept}
+    for client, key in keys.items():
+        if (client, _digest(key)) not in there:
+            same = next((entry for entry in kept if entry["id"] == client), {})
+            rights = {name: value for name, value in same.items() if name in {"requests_per_s", "burst", "scopes"}}
+            kept.append({"id": client, "sha256": _digest(key), **rights})
+    return json.dumps({"keys": kept}, indent=2) + "\n"
+
+
+def _listed(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        listed = json.loads(path.read_text())["keys"]
+        return [{**entry, "id": entry["id"], "sha256": entry["sha256"]} for entry in listed]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(f"{path} is no list of API keys; mend it, or move it away") from error
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def refuse_what_git_would_keep(folder: Path) -> None:

@@ -18,7 +18,7 @@ from readmit_dashboards.limits import (
 from readmit_dashboards.panels import About, Query, counts, density, figure, lines, rows
 
 _POD = 'instance=~"$instance"'
-_OURS = 'outcome=~"no_model|overloaded|failed"'  #: outcomes that are our fault
+_OURS = 'outcome=~"no_model|overloaded|issuer_unavailable|failed"'  #: outcomes that are our fault
 
 
 def serving() -> Dashboard:
@@ -28,7 +28,7 @@ def serving() -> Dashboard:
         "Serving",
         "Requests, errors and latency of /predict against the objectives, per pod. "
         "The first row is for all pods; the others follow the choice of pods.",
-        [_objectives(), _traffic(), _latency(), _answers(), _models(), _form()],
+        [_objectives(), _traffic(), _access(), _latency(), _answers(), _models(), _form()],
         [chosen("instance", "Pod", "label_values(model_epoch, instance)", "Inference pods to look at")],
     )
 
@@ -91,10 +91,11 @@ def _traffic() -> Row:
             stacked=True,
         ),
         lines(
-            About("Requests by outcome", "answered; refused: the client's body can't be understood; no_model: no "
-                  "model is loaded; overloaded: turned away, since it would have waited too long; failed: a bug, its "
-                  "traceback is in the log.", "reqps",
-                  ("PredictionErrorsHigh", "PredictionsRefused")),
+            About("Requests by outcome", "answered; refused: the client's body can't be understood; unauthorized: no "
+                  "valid key; rate_limited: more than the client may ask; no_model: no model is loaded; overloaded: "
+                  "turned away, since it would have waited too long; issuer_unavailable: a token can't be checked; "
+                  "failed: a bug, its traceback is in the log.", "reqps",
+                  ("PredictionErrorsHigh", "PredictionsRefused", "ClientsTurnedAway")),
             Query(f"sum by (outcome) (rate(prediction_requests_total{{{_POD}}}[$__rate_interval]))", "{{outcome}}"),
             stacked=True,
         ),
@@ -104,6 +105,26 @@ def _traffic() -> Row:
             Query(f"sum by (code) (rate(prediction_errors_total{{{_POD}}}[$__rate_interval])) or on () vector(0)",
                   "{{code}}"),
             stacked=True,
+        ),
+    ))  # fmt: skip
+
+
+def _access() -> Row:
+    return Row("Who asks", (
+        lines(
+            About("Turned away", "Requests to any endpoint that were not let in, a second, by code and client. "
+                  "unauthorized: no valid key, whose is not known; forbidden: its scopes do not reach that far; "
+                  "rate_limited: that client needs a higher limit, or a word.", "reqps", ("ClientsTurnedAway",)),
+            Query(f"sum by (code, client) (rate(access_refused_total{{{_POD}}}[$__rate_interval])) or on () vector(0)",
+                  "{{code}} {{client}}"),
+            stacked=True, width=12,
+        ),
+        lines(
+            About("Keys that are out of date", "1 while a pod can't use the newest list of API keys (keys) or the "
+                  "keys of the issuer of tokens (issuer), and goes on with those before. Its log says why.", "none",
+                  ("AccessStale",)),
+            Query(f"max by (instance, source) (access_stale{{{_POD}}}) or on () vector(0)", "{{instance}} {{source}}"),
+            steps=True, width=12,
         ),
     ))  # fmt: skip
 

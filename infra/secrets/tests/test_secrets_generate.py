@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+DERIVED = {"s3_identities.json", "inference_api_keys.json"}
 SCRIPT = Path(__file__).parents[1] / "generate.py"
 
 
@@ -37,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_secret_is_made_different_long_and_on_one_line(folder: Path) -> None:
     made = values(folder)
     assert set(made) == names()
-    random = [value for name, value in made.items() if name not in {"alert_webhook_url", "s3_identities.json"}]
+    random = [value for name, value in made.items() if name not in {"alert_webhook_url", *DERIVED}]
     assert len(set(random)) == len(random)
     assert all(len(value) >= 20 and value.isalnum() for value in random)
     assert made["alert_webhook_url"] == ""
@@ -94,6 +98,54 @@ def test_only_the_admin_may_do_everything_and_each_other_user_only_what_it_must_
         (credentials,) = identity["credentials"]
         assert credentials["accessKey"] == (folder / f"{identity['name']}_s3_access_key").read_text()
         assert credentials["secretKey"] == (folder / f"{identity['name']}_s3_secret_key").read_text()
+
+
+def api_keys(folder: Path) -> list[dict[str, str]]:
+    keys: list[dict[str, str]] = json.loads((folder / "inference_api_keys.json").read_text())["keys"]
+    return keys
+
+
+def digest(folder: Path, client: str) -> str:
+    return hashlib.sha256((folder / f"{client}_inference_api_key").read_bytes()).hexdigest()
+
+
+def test_our_own_clients_of_inference_are_in_its_list_of_keys_by_digest(folder: Path) -> None:
+    assert {entry["id"]: entry["sha256"] for entry in api_keys(folder)} == {
+        client: digest(folder, client) for client in ("ui", "locust", "jupyter")
+    }
+
+
+def test_a_rotated_key_stays_valid_for_a_day_then_goes_and_what_was_added_by_hand_stays(folder: Path) -> None:
+    def written(entries: list[dict[str, Any]]) -> None:
+        (folder / "inference_api_keys.json").chmod(0o644)
+        (folder / "inference_api_keys.json").write_text(json.dumps({"keys": entries}))
+
+    by_hand = {"id": "ehr", "sha256": "ab" * 32, "requests_per_s": 5}
+    ui = next(entry for entry in api_keys(folder) if entry["id"] == "ui")
+    limited = ui | {"requests_per_s": 9, "scopes": ["predict"]}
+    written([by_hand, limited])
+    generate(folder, "--rotate", "ui_inference_api_key")
+    entries = api_keys(folder)
+    assert entries[0] == by_hand
+    old, new = [entry for entry in entries if entry["id"] == "ui"]
+    assert old["sha256"] == ui["sha256"]
+    assert timedelta(hours=23) < datetime.fromisoformat(old["expires"]) - datetime.now(UTC) < timedelta(hours=25)
+    assert new == limited | {"sha256": digest(folder, "ui")}, "the new key may do what the old one could"
+
+    before = (folder / "inference_api_keys.json").read_text()
+    generate(folder)
+    assert (folder / "inference_api_keys.json").read_text() == before
+    written([by_hand, old | {"expires": "2020-01-01T00:00:00+00:00"}, new])
+    generate(folder)
+    assert [entry["sha256"] for entry in api_keys(folder) if entry["id"] == "ui"] == [new["sha256"]]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"keys": [{"id": "ui"}]}'])
+def test_a_list_of_keys_that_cannot_be_read_is_not_written_over(folder: Path, content: str) -> None:
+    (folder / "inference_api_keys.json").chmod(0o644)
+    (folder / "inference_api_keys.json").write_text(content)
+    assert "inference_api_keys.json" in generate(folder, code=1).stderr
+    assert (folder / "inference_api_keys.json").read_text() == content
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,10 +20,15 @@ import pytest
 
 from readmit_bundle import read_bundle
 from readmit_chassis.s3 import MemoryStore
+from readmit_chassis.self_signed import self_signed
+from readmit_chassis.settings import TlsSettings
 from readmit_contracts.encounter import example_encounter
 from readmit_inference.cache import BundleCache
 from readmit_inference.settings import Settings
 from readmit_inference.testing import promote, tiny_bundle
+
+#: The health check of the image.
+ALIVE = Path(__file__).parents[3] / "infra" / "images" / "alive.py"
 
 
 @pytest.fixture
@@ -34,21 +41,14 @@ def pod(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {
-        "INFERENCE_PORT": str(port),
-        "INFERENCE_CACHE_DIR": str(settings.cache_dir),
-        "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
-        "INFERENCE_S3__ENDPOINT_URL": settings.s3.endpoint_url,
-        "INFERENCE_S3__ACCESS_KEY": "k",
-        "INFERENCE_S3__SECRET_KEY": "s",
-        **getattr(request, "param", {}),
-    }
+    environment = environment_of(settings) | {"INFERENCE_PORT": str(port)} | getattr(request, "param", {})
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "readmit_inference"], env=os.environ | environment, stderr=log
+            [sys.executable, "-m", "readmit_inference"], env=os.environ | environment, stderr=log, cwd=tmp_path
         )
         try:
-            address = f"http://127.0.0.1:{port}"
+            scheme = "https" if "INFERENCE_TLS__CERT_FILE" in environment else "http"
+            address = f"{scheme}://127.0.0.1:{port}"
             asyncio.run(_until_ready(process, address))
             yield process, address
         finally:
@@ -56,8 +56,18 @@ def pod(
             process.wait()
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    return {
+        "INFERENCE_CACHE_DIR": str(settings.cache_dir),
+        "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "INFERENCE_S3__ENDPOINT_URL": settings.s3.endpoint_url,
+        "INFERENCE_S3__ACCESS_KEY": "k",
+        "INFERENCE_S3__SECRET_KEY": "s",
+    }
+
+
 async def _until_ready(process: subprocess.Popen[bytes], address: str) -> None:
-    async with asyncio.timeout(60), httpx.AsyncClient() as client:
+    async with asyncio.timeout(60), httpx.AsyncClient(verify=False) as client:  # noqa: S501  it is ours
         while True:
             assert process.poll() is None
             try:
@@ -119,10 +129,74 @@ def test_generated_requests_get_what_the_openapi_document_promises(
     """
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [Path(sys.executable).with_name("schemathesis"), "run", f"{pod[1]}/openapi.json", "--checks", checks,
-               "--max-examples", "300", "--seed", "1"]  # fmt: skip
-    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+               "--max-examples", "100", "--seed", "1"]  # fmt: skip
+    hooks = os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_texts", "PYTHONPATH": _with_hooks()}
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=hooks, check=False)
     assert found.returncode == 0, found.stdout[-4000:]
     assert " passed" in found.stdout
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """Where the pod's keys are; `good` is one."""
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [{"id": "ward", "sha256": hashlib.sha256(b"good").hexdigest()}]}))
+    return path
+
+
+@pytest.mark.stack
+@pytest.mark.parametrize("pod", [{"INFERENCE_API_KEYS_FILE": "keys.json"}], indirect=True)
+def test_generated_requests_get_what_the_document_promises_with_a_key_and_without_one(
+    key_file: Path, pod: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    """`ignored_auth` asks without a key, and with a wrong one, whatever the document says needs one."""
+    checks = ("not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
+              "ignored_auth")  # fmt: skip
+    hooks = os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_texts", "PYTHONPATH": _with_hooks()}
+    command = [Path(sys.executable).with_name("schemathesis"), "run", f"{pod[1]}/openapi.json", "--checks", checks,
+               "--max-examples", "50", "--seed", "1", "--header", "X-API-Key: good"]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=hooks, check=False)
+    assert found.returncode == 0, found.stdout[-4000:]
+    assert " passed" in found.stdout
+    assert httpx.post(f"{pod[1]}/predict", json=example_encounter()).status_code == 401
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> TlsSettings:
+    """Where the pod's certificate is."""
+    return self_signed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pod", [{"INFERENCE_TLS__CERT_FILE": "cert.pem", "INFERENCE_TLS__KEY_FILE": "key.pem"}], indirect=True
+)
+def test_with_a_certificate_a_pod_speaks_https_alone(
+    certificate: TlsSettings, pod: tuple[subprocess.Popen[bytes], str]
+) -> None:
+    trusting = ssl.create_default_context(cafile=certificate.cert_file)
+    address = pod[1].replace("127.0.0.1", "localhost")
+    assert httpx.post(f"{address}/predict", json=example_encounter(), verify=trusting).status_code == 200
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{address.replace('https', 'http')}/livez")
+    alive = [sys.executable, "-IS", ALIVE, "1", "/livez", "INFERENCE_PORT"]
+    told = {"INFERENCE_PORT": address.rpartition(":")[2]}
+    assert subprocess.run(alive, env=told, check=False).returncode == 1
+    assert subprocess.run(alive, env=told | {"INFERENCE_TLS__CERT_FILE": "cert.pem"}, check=False).returncode == 0
+
+
+def test_a_pod_whose_keys_are_not_there_says_so_and_does_not_start(settings: Settings, tmp_path: Path) -> None:
+    environment = environment_of(settings) | {"INFERENCE_API_KEYS_FILE": "nowhere.json"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "readmit_inference"], env=os.environ | environment, cwd=tmp_path, timeout=60,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "nowhere.json" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def _with_hooks() -> str:
+    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
 async def flood(address: str, *, connections: int, requests: int) -> list[int]:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -228,12 +229,11 @@ def test_a_card_that_is_longer_than_the_registry_keeps_is_cut_at_a_line(
     client: MlflowClient,
     candidate: Candidate,
     make_task: Callable[[FamilyName], FitTask],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PostgreSQL refuses a description of more than 5,000 characters, and each attempt after it."""
     card = "\n".join(f"line {n} of a long card" for n in range(400))
-    monkeypatch.setattr(tracking, "model_card", lambda *_: card)
-    registered = register(client, make_task("decision_tree"), candidate, BUNDLE, EVIDENCE)
+    told_at_length = replace(candidate, card=card)
+    registered = register(client, make_task("decision_tree"), told_at_length, BUNDLE, EVIDENCE)
     description = client.get_model_version("diabetes_readmission_decision_tree", registered.version).description
     told, _, rest = description.partition("\n\n")
     assert len(description) <= 5_000

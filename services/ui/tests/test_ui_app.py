@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,24 @@ async def test_the_form_is_understood_by_the_real_inference_service(tmp_path: Pa
         assert isinstance(refused, Trouble)
         assert refused.problem is not None
         assert [error.field for error in refused.problem.errors] == ["age"]
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaProducer:ResourceWarning")
+@pytest.mark.usefixtures("leak_of_faststream")
+async def test_where_inference_asks_for_a_key_the_page_shows_the_one_that_it_was_given(tmp_path: Path) -> None:
+    testing = pytest.importorskip("readmit_inference.testing", reason="the UI is installed alone")
+    listed = tmp_path / "keys.json"
+    digest = hashlib.sha256(b"page").hexdigest()
+    listed.write_text(json.dumps({"keys": [{"id": "ui", "sha256": digest, "requests_per_s": 0.01, "burst": 1}]}))
+    asks_for_keys = _inference_settings(tmp_path).model_copy(update={"api_keys_file": listed})
+    async with testing.running(asks_for_keys, store := _store()) as inference:
+        await inference.settle(testing.promote(store, testing.tiny_bundle(1), epoch=1))
+        urls = {"inference": "http://inference"}
+        example = encounter_of(form := fields(ENGLISH), [field.value for field in form])
+        answers = [await Services(inference.client, urls, key).predict(example) for key in (None, "page", "page")]
+        assert [getattr(answer, "kind", "answered") for answer in answers] == [
+            "unauthorized", "answered", "rate_limited",
+        ]  # fmt: skip
 
 
 def _inference_settings(tmp_path: Path) -> Any:

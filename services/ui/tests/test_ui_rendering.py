@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from readmit_contracts.prediction import FieldError, FieldWarning, Prediction, Problem, ServingModel
+from readmit_contracts.prediction import (
+    Contribution,
+    Explanation,
+    FieldError,
+    FieldWarning,
+    Prediction,
+    Problem,
+    ServingModel,
+)
 from readmit_ui import rendering
 from readmit_ui.clients import Trouble
 from readmit_ui.spanish import SPANISH
@@ -42,6 +50,44 @@ def test_a_synthetic_model_is_announced_loudly(prediction: Prediction, model: Se
     assert texts.synthetic_banner in rendering.answer(prediction.model_copy(update={"model": synthetic}), texts)
     health = {"status": "ok", "model": synthetic.model_dump() | {"family": "lightgbm"}, "pod_id": "p"}
     assert texts.synthetic_banner in rendering.serving(health, texts)
+
+
+def explained(model: ServingModel, *contributions: Contribution) -> Explanation:
+    return Explanation(
+        risk=0.234, readmitted_within_30_days=True, threshold=0.125, used_history=False, base=-2.0, margin=-1.2,
+        contributions=list(contributions), calibration="beta", model=model, warnings=[],
+    )  # fmt: skip
+
+
+@both
+def test_the_fields_that_moved_the_risk_are_named_with_their_values(prediction: Prediction, texts: Texts) -> None:
+    explanation = explained(
+        prediction.model,
+        Contribution(field="number_inpatient", value=6, contribution=0.8),
+        Contribution(field="discharge_disposition_id", value=1, contribution=-0.4),
+        Contribution(field="history.previous_diag_1", value=None, contribution=0.3),
+        Contribution(field="drugs_given", value=2, contribution=-0.2, made_of=["insulin", "metformin"]),
+        Contribution(field="time_in_hospital-previous_time_in_hospital", value=3, contribution=0.1),
+        *(Contribution(field=f"a field <{n}>", value="<b>", contribution=0.01) for n in range(9)),
+    )
+    html = rendering.why(prediction, explanation, texts)
+    for expected in (
+        texts.reasons, texts.labels["number_inpatient"], "+0.80", texts.code("discharge_disposition_id", 1), "-0.40",
+        texts.labels["previous_diag_1"], texts.unknown, texts.counted["drugs_given"], texts.labels["time_in_hospital"],
+        texts.labels["previous_time_in_hospital"], texts.other_fields.format(count=6), "+0.06",
+    ):  # fmt: skip
+        assert expected in html
+    assert "width:50.0%" in html
+    assert "width:25.0%" in html
+    assert "<b>" not in html.replace("<i><b ", "")
+
+
+def test_an_explanation_of_another_models_answer_is_not_shown(prediction: Prediction) -> None:
+    newer = prediction.model.model_copy(update={"sha256": "cd" * 32})
+    explanation = explained(newer, Contribution(field="age", value="[50-60)", contribution=0.1))
+    assert rendering.why(prediction, explanation, ENGLISH) == ""
+    assert rendering.why(prediction, None, ENGLISH) == ""
+    assert rendering.why(Trouble("unreachable"), explanation, ENGLISH) == ""
 
 
 @both
@@ -87,7 +133,7 @@ def test_warnings_say_which_value_was_read_how(prediction: Prediction) -> None:
 
 
 @both
-@pytest.mark.parametrize("kind", ["no_model", "unreachable", "failed"])
+@pytest.mark.parametrize("kind", ["unauthorized", "rate_limited", "no_model", "overloaded", "unreachable", "failed"])
 def test_each_outage_has_its_own_words(texts: Texts, kind: str) -> None:
     title, advice = texts.troubles[kind]
     html = rendering.answer(Trouble(kind), texts)  # type: ignore[arg-type]

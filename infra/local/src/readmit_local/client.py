@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
@@ -15,6 +16,9 @@ from readmit_chassis.kafka import make_broker, publish
 from readmit_chassis.settings import KafkaSettings
 from readmit_contracts.events import Event, IngestionRequested, ModelVersion, TrainedModel, TrainingRequested
 from readmit_contracts.topics import INGESTION_REQUESTED, TRAINING_REQUESTED, Topic
+
+#: What the platform's own clients of inference show, where it asks for a key. Locust and the notebook read it too.
+API_KEY_VARIABLE = "READMIT_INFERENCE_API_KEY"
 
 
 class _Seen(BaseModel):
@@ -122,6 +126,8 @@ class Services:
         self._urls = urls
         # Never through a proxy: everything is on this machine.
         self._http = httpx.AsyncClient(trust_env=False, timeout=10)
+        key = os.environ.get(API_KEY_VARIABLE)
+        self._key = {} if key is None else {"x-api-key": key}
 
     async def close(self) -> None:
         """Close connections."""
@@ -172,7 +178,8 @@ class Services:
     async def predict(self, url: str, body: bytes) -> httpx.Response | None:
         """POST /predict to one pod."""
         try:
-            return await self._http.post(f"{url}/predict", content=body, headers={"content-type": "application/json"})
+            headers = {"content-type": "application/json"} | self._key
+            return await self._http.post(f"{url}/predict", content=body, headers=headers)
         except httpx.HTTPError:
             return None
 

@@ -2,7 +2,7 @@
 
 from readmit_bundle.archive import Bundle, pack, read_bundle, write_bundle
 from readmit_bundle.calibration import Beta, Calibration, Identity, Isotonic, Platt
-from readmit_bundle.errors import BundleRefused
+from readmit_bundle.errors import BundleRefused, NotExplained
 from readmit_bundle.manifest import (
     FORMAT_VERSION,
     GoldenRow,
@@ -26,6 +26,7 @@ __all__ = [
     "Lineage",
     "Manifest",
     "Model",
+    "NotExplained",
     "Platt",
     "ScorerKind",
     "Threshold",

@@ -9,3 +9,10 @@ class BundleRefused(Exception):  # noqa: N818  says what happened to the bundle,
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class NotExplained(Exception):  # noqa: N818  says what is the case
+    """The model file lacks what an explanation takes: it was written before that was recorded."""
+
+    def __init__(self, lacks: str) -> None:
+        super().__init__(f"the model file lacks {lacks}")

@@ -66,6 +66,9 @@ class Manifest(_Frozen):
     without_history: Annotated[
         ValidationScores | None, Field(description="scores of the same model where no history is given")
     ] = None
+    card: Annotated[str | None, Field(description="what people should know before they trust the model, Markdown")] = (
+        None
+    )
     lineage: Lineage
     synthetic: bool
     golden: tuple[GoldenRow, ...]

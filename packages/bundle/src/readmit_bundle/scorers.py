@@ -17,15 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from readmit_bundle.errors import BundleRefused
+from readmit_bundle.errors import BundleRefused, NotExplained
 from readmit_bundle.lightgbm_library import FLOAT64, RAW_SCORE, Booster, check, library
 from readmit_bundle.manifest import ScorerKind
+from readmit_bundle.shapley import Paths, paths_of
 
 Floats = NDArray[np.float64]
 
 
 class Scorer(Protocol):
-    """`width` is the number of features; one margin per row."""
+    """`width` is the number of features; one margin per row.
+
+    `shapley` gives the Shapley values of one row, shape (width,), and the margin of a row of which nothing is known;
+    together they are the row's margin. It may take some milliseconds. Raises `NotExplained` where the model file lacks
+    what it takes.
+    """
 
     @property
     def width(self) -> int: ...
@@ -34,20 +40,30 @@ class Scorer(Protocol):
 
     def many(self, rows: Floats) -> Floats: ...
 
+    def shapley(self, row: Floats) -> tuple[Floats, float]: ...
+
 
 class LinearFile(BaseModel):
-    """A linear model, any scaling of the features folded into its coefficients."""
+    """A linear model, any scaling of the features folded into its coefficients. `means` are those of training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intercept: FiniteFloat
     coefficients: list[FiniteFloat]
+    means: list[FiniteFloat] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_mean_for_each(self) -> Self:
+        if self.means is not None and len(self.means) != len(self.coefficients):
+            raise ValueError("as many means as coefficients are needed")
+        return self
 
 
 class TreeFile(BaseModel):
     """One binary tree as parallel arrays, node 0 its root: go left when float32(x[feature]) <= threshold.
 
     A leaf has `left` = `right` = -1, and its margin in `value`. Children stand behind their parent, so a walk ends.
+    `rows` are those of training that came to each node.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,16 +74,21 @@ class TreeFile(BaseModel):
     left: list[int]
     right: list[int]
     value: list[FiniteFloat]
+    rows: list[Annotated[int, Field(ge=1)]] | None = None
 
     @model_validator(mode="after")
     def _is_a_tree(self) -> Self:
         nodes = len(self.feature)
         if {len(self.threshold), len(self.left), len(self.right), len(self.value)} != {nodes}:
             raise ValueError("the arrays differ in length")
+        if self.rows is not None and len(self.rows) != nodes:
+            raise ValueError("rows has another length than the other arrays")
         for node, (left, right, feature) in enumerate(zip(self.left, self.right, self.feature, strict=True)):
             is_leaf = left == right == -1
             if not is_leaf and not (node < left < nodes and node < right < nodes and 0 <= feature < self.width):
                 raise ValueError(f"node {node} points outside the tree")
+            if not is_leaf and self.rows is not None and self.rows[node] != self.rows[left] + self.rows[right]:
+                raise ValueError(f"node {node} has other rows than its children")
         return self
 
 
@@ -78,12 +99,19 @@ class Linear:
     width: int
     intercept: float
     coefficients: Floats
+    means: Floats | None
 
     def one(self, row: Floats) -> float:
         return float(row @ self.coefficients) + self.intercept
 
     def many(self, rows: Floats) -> Floats:
         return rows @ self.coefficients + self.intercept
+
+    def shapley(self, row: Floats) -> tuple[Floats, float]:
+        """Features taken as independent (Strumbelj and Kononenko 2014): coefficient times distance from the mean."""
+        if self.means is None:
+            raise NotExplained("the means of training")
+        return self.coefficients * (row - self.means), float(self.means @ self.coefficients) + self.intercept
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +120,7 @@ class Tree:
 
     width: int
     nodes: TreeFile
+    paths: Paths | None
 
     def one(self, row: Floats) -> float:
         values = row.astype(np.float32).tolist()
@@ -112,6 +141,12 @@ class Tree:
             node[inner] = np.where(goes_left, left[at], right[at])
             inner = inner[left[node[inner]] >= 0]
         return np.array(self.nodes.value)[node]
+
+    def shapley(self, row: Floats) -> tuple[Floats, float]:
+        """Weighted by the rows of training that took each branch, as TreeSHAP does (`shapley.Paths`)."""
+        if self.paths is None:
+            raise NotExplained("the rows of training at each node")
+        return self.paths.values(row.astype(np.float32).astype(np.float64)), self.paths.base
 
 
 class LightGbm:
@@ -152,17 +187,26 @@ class LightGbm:
     def many(self, rows: Floats) -> Floats:
         return self.booster.predict(rows, raw_score=True, num_threads=1)
 
+    def shapley(self, row: Floats) -> tuple[Floats, float]:
+        """LightGBM's own TreeSHAP (Lundberg, Erion and Lee 2018)."""
+        told = self.booster.predict(row.reshape(1, -1), pred_contrib=True, num_threads=1)
+        return told[0, :-1], float(told[0, -1])
+
 
 def load_linear(data: bytes) -> Scorer:
     """From the JSON of a `LinearFile`."""
     file = LinearFile.model_validate_json(data)
-    return Linear(len(file.coefficients), file.intercept, np.array(file.coefficients, dtype=np.float64))
+    means = None if file.means is None else np.array(file.means, dtype=np.float64)
+    return Linear(len(file.coefficients), file.intercept, np.array(file.coefficients, dtype=np.float64), means)
 
 
 def load_tree(data: bytes) -> Scorer:
     """From the JSON of a `TreeFile`."""
     file = TreeFile.model_validate_json(data)
-    return Tree(file.width, file)
+    paths = None
+    if file.rows is not None:
+        paths = paths_of(file.feature, file.threshold, file.left, file.right, file.value, file.rows, file.width)
+    return Tree(file.width, file, paths)
 
 
 def load_lightgbm(data: bytes) -> Scorer:

@@ -10,6 +10,9 @@ from typing import Any
 
 import structlog
 
+from readmit_chassis.settings import TlsSettings
+from readmit_chassis.tls import Certificate
+
 log = structlog.get_logger()
 
 
@@ -55,9 +58,24 @@ class Process:
             self.fail(error)
 
 
-def serve(app: Any, *, host: str, port: int, process: Process) -> int:
-    """Run an ASGI app with uvicorn until SIGTERM, SIGINT or `process.fail`. Blocks; returns the exit code."""
+def serve(
+    app: Any, *, host: str, port: int, process: Process, tls: TlsSettings | None = None, head_timeout_s: float = 20.0
+) -> int:
+    """Run an ASGI app with uvicorn until SIGTERM, SIGINT or `process.fail`. Blocks; returns the exit code.
+
+    `head_timeout_s`: how long a connection may take to send the head of a request; noticed up to a second later.
+    Raises OSError where `tls` names no pair of certificate and key.
+    """
     import uvicorn  # noqa: PLC0415  an extra: a process without HTTP does not need it
+
+    from readmit_chassis.connections import BoundedHttp, close_slow  # noqa: PLC0415
+
+    certificate = None if tls is None else Certificate(tls)
+
+    async def look() -> None:
+        close_slow(server.server_state.connections, asyncio.get_running_loop().time(), head_timeout_s)
+        if certificate is not None:
+            certificate.renew()
 
     server = uvicorn.Server(
         uvicorn.Config(
@@ -71,6 +89,10 @@ def serve(app: Any, *, host: str, port: int, process: Process) -> int:
             # Longer than clients and balancers keep an idle connection: at 5 s their next request races its close.
             timeout_keep_alive=75,
             server_header=False,
+            http=BoundedHttp,
+            callback_notify=look,
+            timeout_notify=1,
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         )
     )
 
@@ -87,6 +109,6 @@ def serve(app: Any, *, host: str, port: int, process: Process) -> int:
     return 1 if process.failure is not None or not server.started else 0
 
 
-def run(app: Any, *, host: str, port: int, process: Process) -> None:
+def run(app: Any, *, host: str, port: int, process: Process, tls: TlsSettings | None = None) -> None:
     """`serve`, then leave the interpreter with its exit code."""
-    sys.exit(serve(app, host=host, port=port, process=process))
+    sys.exit(serve(app, host=host, port=port, process=process, tls=tls))

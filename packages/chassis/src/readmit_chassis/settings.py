@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: Where Compose and Kubernetes mount secrets.
@@ -60,6 +60,15 @@ class S3Settings(BaseModel):
     access_key: str
     secret_key: SecretStr
     region: str = "us-east-1"
+
+
+class TlsSettings(BaseModel):
+    """A server's certificate (with its chain) and private key, as PEM files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cert_file: FilePath
+    key_file: FilePath
 
 
 def service_config(prefix: str) -> SettingsConfigDict:

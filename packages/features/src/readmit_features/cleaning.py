@@ -250,7 +250,16 @@ _DEFAULTS: Mapping[str, Value] = {reader.key: reader.column.default for reader i
 _REQUIRED: tuple[str, ...] = tuple(reader.key for reader in _INPUTS if reader.column.required)
 _HISTORY: Mapping[str, ColumnReader] = {column.key: ColumnReader(column) for column in HISTORY_COLUMNS}
 #: What a history says by itself when the patient has no earlier encounter.
-_FIRST_ENCOUNTER: Mapping[str, Value] = {"is_readmission": "No", "readmissions": 0}
+FIRST_ENCOUNTER: Mapping[str, Value] = {"is_readmission": "No", "readmissions": 0}
+
+
+def input_key(name: str, *, of_history: bool = False) -> str | None:
+    """The column that a field name, in any accepted spelling, means; None where no column has it."""
+    key = normalise_name(name)
+    if of_history:
+        return key if key in _HISTORY else None
+    reader = _BY_NAME.get(name) or _BY_NAME.get(key)
+    return None if reader is None else reader.key
 
 
 def clean_encounter(raw: Mapping[str, object]) -> Cleaned:
@@ -317,10 +326,10 @@ def _clean_history(raw: object, warnings: list[FieldWarning], errors: list[Field
         errors.append(field_error("previous_encounters", f"{HISTORY}.previous_encounters", None, "is required"))
     elif earlier == 0 and not refused:
         for key, value in values.items():
-            if key != "previous_encounters" and value is not None and value != _FIRST_ENCOUNTER.get(key):
+            if key != "previous_encounters" and value is not None and value != FIRST_ENCOUNTER.get(key):
                 problem = "contradicts previous_encounters, which is 0: leave it out"
                 errors.append(field_error(key, f"{HISTORY}.{key}", value, problem))
-        values |= _FIRST_ENCOUNTER
+        values |= FIRST_ENCOUNTER
     return values
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,11 +19,17 @@ from readmit_chassis.process import Process
 from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE
 from readmit_inference import problems
+from readmit_inference.access.client import Limit
+from readmit_inference.access.document import describe_access
+from readmit_inference.access.entrance import Entrance, Issuer
 from readmit_inference.announcer import Announcer
+from readmit_inference.batch.description import describe_batch
+from readmit_inference.batch.endpoint import BatchEndpoint
 from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
-from readmit_inference.handlers import PredictEndpoint, describe_predict, state_router
+from readmit_inference.clinical.endpoints import ClinicalEndpoint, clinical_router
+from readmit_inference.handlers import PredictEndpoint, describe_predict, explain_router, state_router
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
 from readmit_inference.prediction_log import PredictionLog
@@ -31,6 +37,9 @@ from readmit_inference.settings import Settings
 from readmit_inference.slow_bodies import SlowBodies
 
 SOURCE = "readmit-inference"
+#: Of the API. Paths without one, which the original's clients call, mean the newest.
+VERSION = "v1"
+_VERSIONED = f"/{VERSION}/"
 _LOG_DRAIN_S = 3.0
 
 
@@ -77,6 +86,14 @@ def make_app(
     overload = Overload(settings.shed_after_s)
     slow_bodies = SlowBodies(settings.body_timeout_s)
 
+    oidc, rate = settings.oidc, settings.rate
+    entrance = Entrance(
+        api_keys_file=settings.api_keys_file,
+        issuer=None if oidc is None else Issuer(oidc.issuer, oidc.audience, oidc.jwks_file),
+        limit=None if rate is None else Limit(rate.requests_per_s, rate.burst),
+        cors_origins=settings.cors_origins,
+    )
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await champion.restore()
@@ -86,6 +103,7 @@ def make_app(
             slow_bodies.watch(),
             _talk(broker, announcer),
             _warm_up(warm_up, on_warm),
+            *entrance.watches(),
         ]
         if log is not None:
             background.append(log.run())
@@ -98,35 +116,68 @@ def make_app(
             await publisher.close()
             await broker.stop()
 
+    batch = BatchEndpoint(
+        champion,
+        log,
+        overload,
+        max_row_bytes=settings.max_body_bytes,
+        max_bytes=settings.max_batch_bytes,
+        timeout_s=settings.body_timeout_s,
+        folder=settings.cache_dir,
+    )
     app = FrontDoor(
-        PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies),
+        {
+            "/predict": PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies),
+            "/predict/batch": batch,
+        },
+        entrance.around,
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
+        version="1",
+        servers=[
+            {"url": "/", "description": "the newest version"},
+            {"url": f"/{VERSION}", "description": "this version, for as long as it is offered"},
+        ],
         lifespan=lifespan,
     )
     problems.install(app)
     describe_predict(app)
+    describe_batch(app)
+    app.include_router(explain_router(champion, settings.max_body_bytes, overload, slow_bodies))
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
+    clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
+    app.include_router(clinical_router(clinical))
+    describe_access(app, asked_for=entrance.asks)
     app.state.champion = champion
     return app
 
 
 class FrontDoor(FastAPI):
-    """FastAPI, with a way round its middleware and routing for the one endpoint that is all about speed.
+    """FastAPI, with a way round its middleware and routing for what is all about speed, and a version before each path.
 
-    What FastAPI does for a request takes longer than what the model does (`benchmarks/serving_ceiling.py`).
+    What FastAPI does for a request takes longer than what the model does (`benchmarks/serving_ceiling.py`). What is
+    for every request stands around both: `around` gives the layers.
     """
 
-    def __init__(self, predict: ASGIApp, **how: Any) -> None:
+    def __init__(self, posts: Mapping[str, ASGIApp], around: Callable[[ASGIApp], ASGIApp], **how: Any) -> None:
         super().__init__(**how)
-        self._predict = predict
+        self._posts = posts
+        self._entrance = around(self._route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
-            await self._predict(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        await self._entrance(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path.startswith(_VERSIONED):
+                path = path.removeprefix(_VERSIONED[:-1])
+                scope = {**scope, "path": path, "raw_path": path.encode()}
+            if scope["method"] == "POST" and (endpoint := self._posts.get(path)) is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 async def _talk(broker: KafkaBroker, announcer: Announcer) -> None:

@@ -1,4 +1,4 @@
-"""Everything that `POST /predict` can answer instead of a prediction. No HTTP status here: `problems.py` maps them."""
+"""Everything that can be answered instead of a prediction. No HTTP status here: `problems.py` maps them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,58 @@ class NotAnObject(PredictionRefused):
     code = "not_an_object"
 
 
+class InvalidBatch(PredictionRefused):
+    """A batch, or one of its rows, is not written as its content type says."""
+
+    code = "invalid_batch"
+
+
 class NoModel(PredictionRefused):
     code = "no_model"
 
 
+class NoCard(PredictionRefused):
+    code = "no_card"
+
+
+class NotExplainable(PredictionRefused):
+    code = "not_explainable"
+
+
 class Overloaded(PredictionRefused):
     code = "overloaded"
+
+
+class Unauthorized(PredictionRefused):
+    """Who asks has not proven who they are."""
+
+    code = "unauthorized"
+
+
+class Forbidden(PredictionRefused):
+    """Who asks may not ask this: `scope` is what they lack."""
+
+    code = "forbidden"
+
+    def __init__(self, detail: str, scope: str) -> None:
+        super().__init__(detail)
+        self.scope = scope
+
+
+class RateLimited(PredictionRefused):
+    """The client asks more than it may: not before `wait_s` seconds again."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, wait_s: float) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+
+
+class IssuerUnavailable(PredictionRefused):
+    """A token can't be checked."""
+
+    code = "issuer_unavailable"
 
 
 class InvalidEncounter(PredictionRefused):

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import orjson
 import structlog
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.history import HISTORY, example_history, request_schema
-from readmit_contracts.prediction import Prediction
+from readmit_contracts.prediction import Explanation, Prediction
 from readmit_inference import metrics
 from readmit_inference.champion import Champion
 from readmit_inference.domain import Serving, predict
 from readmit_inference.errors import (
     BodyTooLarge,
     InvalidJson,
+    NoCard,
     NoModel,
     NotAnObject,
+    NotExplainable,
     Overloaded,
     PredictionRefused,
     WrongContentType,
 )
+from readmit_inference.explanation import explain
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.problems import failure_response, openapi_responses, refusal_response
 from readmit_inference.slow_bodies import SlowBodies
 
 _JSON_TYPE = re.compile(rb"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
+
+#: RFC 7763.
+CARD_TYPE = "text/markdown"
+#: Explanations under way, each some milliseconds of one thread; what comes beyond them is turned away.
+_EXPLANATIONS_AT_ONCE = 16
 
 _ANSWERED = metrics.REQUESTS.labels("answered")
 _REFUSED = metrics.REQUESTS.labels("refused")
@@ -123,6 +133,43 @@ def describe_predict(app: FastAPI) -> None:
         raise AssertionError("the endpoint stands before the app")
 
 
+def explain_router(champion: Champion, max_body_bytes: int, overload: Overload, slow_bodies: SlowBodies) -> APIRouter:
+    """`POST /explain`: in a thread of its own, since it takes milliseconds."""
+    router = APIRouter(tags=["prediction"])
+    executor = ThreadPoolExecutor(1, thread_name_prefix="explain")
+    waiting = 0
+
+    @router.post("/explain", response_model=Explanation, responses=openapi_responses(NotExplainable),
+                 openapi_extra=_OPENAPI_BODY)  # fmt: skip
+    async def post_explain(request: Request) -> Response:
+        """What each field adds to the risk of one encounter, which is sent as to `/predict`. Not for clinical use.
+
+        Exact Shapley values in log-odds, summed by field: with `base` they give `margin`, and its calibrated form is
+        the risk. They say what the model did, not what would help the patient. Nothing is kept in the prediction log.
+        """
+        nonlocal waiting
+        try:
+            overload.check()
+            if waiting >= _EXPLANATIONS_AT_ONCE:
+                raise Overloaded(f"{waiting} explanations are under way, try again in a second.")
+            body = await slow_bodies.read(read_body(request.scope, request.receive, max_body_bytes))
+            encounter = decode(body)
+            waiting += 1
+            try:
+                loop = asyncio.get_running_loop()
+                explanation = await loop.run_in_executor(executor, explain, champion.serving, encounter)
+            finally:
+                waiting -= 1
+        except PredictionRefused as refused:
+            metrics.EXPLANATIONS.labels("refused").inc()
+            metrics.ERRORS.labels(refused.code).inc()
+            return refusal_response(refused)
+        metrics.EXPLANATIONS.labels("answered").inc()
+        return Response(explanation.model_dump_json(), media_type="application/json")
+
+    return router
+
+
 def state_router(champion: Champion, pod_id: str) -> APIRouter:
     """`GET /health` and `GET /model`."""
     router = APIRouter(tags=["state"])
@@ -159,6 +206,20 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
                 },
             ),
         }
+
+    @router.get("/model/card", response_class=Response, responses={
+        200: {"content": {CARD_TYPE: {"schema": {"type": "string"}}}},
+        **{status: openapi_responses(NoCard)[status] for status in (404, 503)},
+    })  # fmt: skip
+    async def card() -> Response:
+        """The model card, as Markdown: what it was trained on, how good it is and for whom, and its limits."""
+        serving = champion.serving
+        if serving is None:
+            return refusal_response(NoModel("No model has been promoted yet, or it is still loading."))
+        text = serving.model.manifest.card
+        if text is None:
+            return refusal_response(NoCard("The model was trained before bundles held cards: MLflow has its card."))
+        return Response(text, media_type=CARD_TYPE)
 
     return router
 

@@ -6,8 +6,27 @@ from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter(
     "prediction_requests",
-    "Requests to /predict by outcome (answered, refused, no_model, overloaded, failed). More no_model: look at "
-    "model_loads_total; overloaded: add pods; failed: a bug, its traceback is in the log.",
+    "Requests to /predict by outcome (answered, refused, unauthorized, rate_limited, no_model, overloaded, "
+    "issuer_unavailable, failed). More unauthorized or rate_limited: see access_refused_total; no_model: look at "
+    "model_loads_total; overloaded: add pods; issuer_unavailable: see access_stale; failed: a bug, its traceback is in "
+    "the log.",
+    ["outcome"],
+)
+BATCHES = Counter(
+    "prediction_batches",
+    "Requests to /predict/batch by outcome (answered, refused, cut_off, gone, failed). cut_off: a part was answered, "
+    "the rest could not be read; gone: the client went away.",
+    ["outcome"],
+)
+BATCH_ROWS = Counter(
+    "prediction_batch_rows",
+    "Rows of batches by outcome (answered, refused). More refused: that client's export is wrong, its answers say why.",
+    ["outcome"],
+)
+EXPLANATIONS = Counter(
+    "prediction_explanations",
+    "Requests to /explain by outcome (answered, refused). Each takes milliseconds of a thread: if they are "
+    "many, they want a pod of their own.",
     ["outcome"],
 )
 PREDICTIONS = Counter(
@@ -64,11 +83,35 @@ MODEL_EPOCH = Gauge("model_epoch", "Epoch of the model that answers; 0 means non
 MODEL_EPOCH_KNOWN = Gauge(
     "model_epoch_known", "Newest promotion heard of. Above model_epoch for minutes: this pod is behind, see its log."
 )
+ACCESS_REFUSED = Counter(
+    "access_refused",
+    "Requests to any endpoint that were turned away before it, by code (unauthorized, forbidden, rate_limited, "
+    "issuer_unavailable) and client: the key's id, oidc, anonymous or none. rate_limited: that client needs a higher "
+    "limit, or a word; forbidden: another scope; unauthorized: somebody's key has expired, or somebody tries.",
+    ["code", "client"],
+)
+ACCESS_READS = Counter(
+    "access_reads",
+    "Readings of a file or issuer that says who may ask, by source (keys, issuer) and outcome (used, refused).",
+    ["source", "outcome"],
+)
+ACCESS_STALE = Gauge(
+    "access_stale",
+    "1 while the newest keys of a source (keys, issuer) can't be used and those before are in force: see the log.",
+    ["source"],
+)
 
 # A rate needs a zero to start from.
+for outcome in ("unauthorized", "rate_limited", "issuer_unavailable"):
+    REQUESTS.labels(outcome)
 for outcome in ("serving", "refused", "retried", "cache_unusable"):
     MODEL_LOADS.labels(outcome)
 for source in ("memory", "cache", "store"):
     MODEL_SOURCES.labels(source)
+for outcome in ("answered", "refused", "cut_off", "gone", "failed"):
+    BATCHES.labels(outcome)
+for outcome in ("answered", "refused"):
+    BATCH_ROWS.labels(outcome)
+    EXPLANATIONS.labels(outcome)
 for reason in ("full", "shutdown"):
     PREDICTION_LOG_DROPPED.labels(reason)

@@ -26,6 +26,8 @@ _SHUTDOWN = metrics.PREDICTION_LOG_DROPPED.labels("shutdown")
 _LINGER_S = 0.05
 #: Answers in one delivery, at most.
 _DELIVERY = 2048
+#: How long a batch waits for room.
+_ROOM_S = 5.0
 #: Answers encoded before requests get their turn again (some 0.6 ms), or one in so many of those that wait where that
 #: is more: any number of requests may be answered in such a turn, and slices of one size would fall behind them.
 _SLICE, _SHARE = 32, 4
@@ -66,6 +68,12 @@ class PredictionLog:
             _FULL.inc()
         self._waiting.append(Logged(answered, latency_s, time.time()))
         self._news.set()
+
+    async def room(self) -> None:
+        """Wait until an answer can be added and none is lost for it, but not for ever: Kafka may be away."""
+        until = time.monotonic() + _ROOM_S
+        while len(self._waiting) >= self._capacity and time.monotonic() < until:  # noqa: ASYNC110  a rare wait
+            await asyncio.sleep(_LINGER_S)
 
     async def run(self) -> None:
         """Carry answers to Kafka until cancelled; what is still here then is counted as lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -12,25 +13,37 @@ from starlette.exceptions import HTTPException
 
 from readmit_contracts.prediction import FieldError, Problem
 from readmit_inference import errors
-from readmit_inference.errors import InvalidEncounter, PredictionRefused
+from readmit_inference.errors import Forbidden, InvalidEncounter, PredictionRefused, RateLimited
 
 MEDIA_TYPE = "application/problem+json"
 
 #: HTTP status and title of every refusal.
 STATUSES: Mapping[type[PredictionRefused], tuple[HTTPStatus, str]] = {
+    errors.Unauthorized: (HTTPStatus.UNAUTHORIZED, "The request carries no valid key or token"),
+    errors.Forbidden: (HTTPStatus.FORBIDDEN, "The key or token does not reach that far"),
+    errors.RateLimited: (HTTPStatus.TOO_MANY_REQUESTS, "The client asks too often"),
     errors.InvalidJson: (HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    errors.InvalidBatch: (HTTPStatus.BAD_REQUEST, "The batch can't be read"),
     errors.BodyTooSlow: (HTTPStatus.REQUEST_TIMEOUT, "The body did not come"),
     errors.BodyTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
-    errors.WrongContentType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
+    errors.WrongContentType: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content type is another one"),
     errors.NotAnObject: (HTTPStatus.UNPROCESSABLE_ENTITY, "The body is not one encounter"),
     errors.InvalidEncounter: (HTTPStatus.UNPROCESSABLE_ENTITY, "The encounter can't be understood"),
     errors.NoModel: (HTTPStatus.SERVICE_UNAVAILABLE, "No model is in service yet"),
+    errors.NoCard: (HTTPStatus.NOT_FOUND, "The model has no card"),
+    errors.NotExplainable: (HTTPStatus.NOT_IMPLEMENTED, "The model can't be explained"),
     errors.Overloaded: (HTTPStatus.SERVICE_UNAVAILABLE, "The service is overloaded"),
+    errors.IssuerUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, "Tokens can't be checked yet"),
 }
+_REALM = 'Bearer realm="readmit"'
+#: What only the endpoints that name it answer.
+_SPECIAL = frozenset({errors.InvalidBatch, errors.NoCard, errors.NotExplainable})
 _HEADERS: Mapping[type[PredictionRefused], Mapping[str, str]] = {
     errors.BodyTooSlow: {"Connection": "close"},  # what may still come is no new request
     errors.NoModel: {"Retry-After": "5"},
     errors.Overloaded: {"Retry-After": "1"},
+    errors.IssuerUnavailable: {"Retry-After": "5"},
+    errors.Unauthorized: {"WWW-Authenticate": _REALM},
 }
 
 
@@ -38,8 +51,17 @@ def refusal_response(refused: PredictionRefused) -> Response:
     """The problem that tells a client why there is no prediction."""
     status, title = STATUSES[type(refused)]
     refused_fields = refused.errors if isinstance(refused, InvalidEncounter) else []
-    headers = _HEADERS.get(type(refused))
-    return _response(status, refused.code, title, refused.detail, refused_fields, headers)
+    return _response(status, refused.code, title, refused.detail, refused_fields, _headers(refused))
+
+
+def _headers(refused: PredictionRefused) -> Mapping[str, str] | None:
+    match refused:
+        case RateLimited():
+            return {"Retry-After": str(math.ceil(refused.wait_s))}
+        case Forbidden():
+            return {"WWW-Authenticate": f'{_REALM}, error="insufficient_scope", scope="{refused.scope}"'}
+        case _:
+            return _HEADERS.get(type(refused))
 
 
 def failure_response() -> Response:
@@ -71,10 +93,12 @@ def install(app: FastAPI) -> None:
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
 
 
-def openapi_responses() -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says about them; several refusals may share a status."""
+def openapi_responses(*also: type[PredictionRefused]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about them; several refusals may share a status. `also`: those of one endpoint."""
     titles: dict[int | str, list[str]] = {}
-    for status, title in STATUSES.values():
+    for kind, (status, title) in STATUSES.items():
+        if kind in _SPECIAL and kind not in also:
+            continue
         titles.setdefault(int(status), []).append(title)
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {

@@ -60,10 +60,14 @@ def tiny_bundle(
     trees: int = 5,
     synthetic: bool = False,
     golden_shift: float = 0.0,
+    is_old: bool = False,
 ) -> Bundle:
-    """A bundle whose risks depend on `seed`; `golden_shift` spoils its golden row. Families: linear or lightgbm."""
+    """A bundle whose risks depend on `seed`; `golden_shift` spoils its golden row. Families: linear or lightgbm.
+
+    `is_old`: from before bundles held a model card and what explanations take.
+    """
     spec = tiny_spec()
-    model_file = _lightgbm_file(spec, seed, trees) if family == "lightgbm" else _linear_file(spec, seed)
+    model_file = _lightgbm_file(spec, seed, trees) if family == "lightgbm" else _linear_file(spec, seed, is_old=is_old)
     unproven = Manifest(
         family=family,
         model_name=f"diabetes_readmission_{family}",
@@ -81,6 +85,7 @@ def tiny_bundle(
             dataset_version=1, batch=1, batch_sha256=(_NO_DIGEST,), content_sha256=_NO_DIGEST,
             schema_sha256=_NO_DIGEST, code_version="test", libraries={},
         ),
+        card=None if is_old else f"# A model for tests\n\nSeed {seed}.",
         synthetic=synthetic,
         golden=(),
     )  # fmt: skip
@@ -90,9 +95,10 @@ def tiny_bundle(
     return pack(unproven.model_copy(update={"golden": (golden,)}), model_file)
 
 
-def _linear_file(spec: FeatureSpec, seed: int) -> bytes:
+def _linear_file(spec: FeatureSpec, seed: int, *, is_old: bool) -> bytes:
     coefficients = np.random.default_rng(seed).normal(0, 0.05, len(spec.names)).tolist()
-    return json.dumps({"intercept": -2.0, "coefficients": coefficients}).encode()
+    means = None if is_old else [1.0] * len(spec.names)
+    return json.dumps({"intercept": -2.0, "coefficients": coefficients, "means": means}).encode()
 
 
 def _lightgbm_file(spec: FeatureSpec, seed: int, trees: int) -> bytes:

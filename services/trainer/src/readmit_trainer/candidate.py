@@ -39,6 +39,7 @@ from readmit_trainer.evidence import evidence_bytes, patient_keys
 from readmit_trainer.families import Fitted, TrainingRows, open_family
 from readmit_trainer.families.fitted import SEED, Floats, Labels, Params
 from readmit_trainer.lineage import library_versions
+from readmit_trainer.report import Report, describe, model_card
 from readmit_trainer.search import Budget, Trial, best, search
 from readmit_trainer.validation import Keys, Validated, log_odds, score, validate
 from readmit_trainer.warm_start import Before
@@ -106,6 +107,8 @@ class Candidate:
     patients: Keys
     held_out: Labels
     training_rows: int
+    report: Report
+    card: str
 
 
 def encode(source: Training, validation: pd.DataFrame, choices: Choices, before: Before | None = None) -> Encoded:
@@ -189,6 +192,10 @@ def make_candidate(
             for values, risk in zip(data.golden, _risks(validated.calibration, fitted, data.golden_rows), strict=True)
         ),
     )
+    report = describe(data.validation, validated.risks, labels, patients, validated.held_out, threshold)
+    training_rows = len(data.training.labels)
+    card = model_card(manifest, report, training_rows)
+    manifest = manifest.model_copy(update={"card": card})
     bundle = pack(manifest, fitted.model_file)
     parity, row_seconds = _parity(_read_back(bundle), data, validated)
     encounters = data.validation["encounter_id"].to_numpy(dtype=np.int64)
@@ -210,7 +217,9 @@ def make_candidate(
         risks=validated.risks,
         patients=patients,
         held_out=validated.held_out,
-        training_rows=len(data.training.labels),
+        training_rows=training_rows,
+        report=report,
+        card=card,
     )
 
 

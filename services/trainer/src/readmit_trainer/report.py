@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,14 @@ from readmit_bundle import Manifest
 from readmit_contracts.events import ArtifactRef
 from readmit_contracts.history import HISTORY, HISTORY_KEYS, INPUTS_BY_KEY
 from readmit_features.spec import AUDITED
-from readmit_trainer.candidate import Candidate
 from readmit_trainer.resampling import Interval, intervals
 from readmit_trainer.subgroups import Subgroup, as_markdown, subgroups
+from readmit_trainer.validation import Keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from readmit_trainer.candidate import Candidate
 
 _ROWS_IN_SQL = (
     "SELECT * FROM clean_data.diabetes_train"
@@ -43,18 +48,18 @@ class Report:
     audit: list[Subgroup]
 
 
-def describe(candidate: Candidate) -> Report:
-    """Draw the intervals; a second or two for a full validation split."""
-    threshold = candidate.manifest.threshold.value
-    audit = subgroups(candidate.frame, candidate.risks, candidate.labels, candidate.patients, threshold)
-    return Report(scores_of(candidate), audit)
+def describe(
+    frame: pd.DataFrame, risks: Floats, labels: Labels, patients: Keys, held_out: Labels, threshold: float
+) -> Report:
+    """Draw the intervals; a second or two for a full validation split.
 
-
-def scores_of(candidate: Candidate) -> dict[str, Interval]:
-    """AUROC and average precision of all validation rows; Brier score and calibration error of the held-out ones."""
-    risks, labels, patients, held = candidate.risks, candidate.labels, candidate.patients, candidate.held_out
-    ranking, outside = intervals(risks, labels, patients), intervals(risks[held], labels[held], patients[held])
-    return {**ranking, "brier": outside["brier"], "calibration_error": outside["calibration_error"]}
+    Arguments are of the validation rows, shape (n,); `held_out` are those that calibration did not see: Brier score and
+    calibration error are of these.
+    """
+    ranking = intervals(risks, labels, patients)
+    outside = intervals(risks[held_out], labels[held_out], patients[held_out])
+    scores = {**ranking, "brier": outside["brier"], "calibration_error": outside["calibration_error"]}
+    return Report(scores, subgroups(frame, risks, labels, patients, threshold))
 
 
 def originals(candidate: Candidate) -> dict[str, float]:
@@ -103,9 +108,8 @@ def signature(manifest: Manifest) -> str:
     )
 
 
-def model_card(candidate: Candidate, report: Report) -> str:
-    """What people should know before they trust the model, as Markdown."""
-    manifest, scores = candidate.manifest, report.scores
+def model_card(manifest: Manifest, report: Report, training_rows: int) -> str:
+    """What people should know before they trust the model, as Markdown. `manifest` needs no card yet."""
     alone = manifest.without_history
     apart = [f"{one.attribute} {one.group}: {one.verdict}" for one in report.audit if "overall" in one.verdict]
     told = {
@@ -123,22 +127,22 @@ def model_card(candidate: Candidate, report: Report) -> str:
         f"# {manifest.model_name}",
         "Risk that a patient with diabetes is readmitted within 30 days of discharge. **Not for clinical use.**"
         + synthetic,
-        _trained_on(candidate),
-        _scores_table(scores),
+        _trained_on(manifest, training_rows),
+        _scores_table(report.scores),
         "\n".join(f"- **{name}**: {words}." for name, words in told.items()),
         as_markdown(report.audit),
     ]
     return "\n\n".join(blocks)
 
 
-def _trained_on(candidate: Candidate) -> str:
-    manifest, made, scores = candidate.manifest, candidate.manifest.lineage, candidate.scores
+def _trained_on(manifest: Manifest, training_rows: int) -> str:
+    made, scores = manifest.lineage, manifest.validation
     before = f", going on from the model in bundle {made.started_from[:12]}" if made.started_from else ""
     return (
         f"Trained on batches {made.first_batch} to {made.batch} of dataset {made.dataset_version}{before}"
-        f" ({candidate.training_rows:,} encounters), code {made.code_version}, feature spec"
-        f" {candidate.spec_sha256[:12]} ({len(manifest.feature_spec.names)} features). On {scores.rows:,} validation"
-        f" encounters of other patients, {scores.positives:,} readmitted:"
+        f" ({training_rows:,} encounters), code {made.code_version}, feature spec"
+        f" {manifest.feature_spec_sha256[:12]} ({len(manifest.feature_spec.names)} features). On {scores.rows:,}"
+        f" validation encounters of other patients, {scores.positives:,} readmitted:"
     )
 
 

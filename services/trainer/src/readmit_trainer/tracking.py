@@ -27,7 +27,7 @@ from readmit_trainer.candidate import Candidate
 from readmit_trainer.domain import FitTask, model_name
 from readmit_trainer.errors import PartAway
 from readmit_trainer.plots import LearningPoint, pictures
-from readmit_trainer.report import Report, describe, lineage, model_card, originals, signature
+from readmit_trainer.report import lineage, originals, signature
 from readmit_trainer.resampling import Interval
 from readmit_trainer.subgroups import as_dicts, as_markdown
 
@@ -84,20 +84,18 @@ def register(
         # MLflow takes as long for the trials' runs as we take to draw intervals and pictures.
         with ThreadPoolExecutor(1, "trial-runs") as aside:
             trials = aside.submit(_trial_runs, client, experiment, task, run_id, candidate)
-            report = describe(candidate)
-            card = model_card(candidate, report)
             client.log_inputs(run_id, datasets=[_dataset(task, candidate)])
-            curve = _learning_curve(client, experiment, task, candidate, report)
+            curve = _learning_curve(client, experiment, task, candidate)
             with tempfile.TemporaryDirectory(prefix="readmit-run-") as folder:
-                for name, content in _files(candidate, report, card, bundle, evidence, curve).items():
+                for name, content in _files(candidate, bundle, evidence, curve).items():
                     path = Path(folder, name)
                     path.parent.mkdir(exist_ok=True)
                     path.write_bytes(content)
                 client.log_artifacts(run_id, folder)
             trials.result()
-        shown = [RunTag(*tag) for tag in (tags | {_NOTE_TAG: _description(card)}).items()]
-        client.log_batch(run_id, _metrics(candidate, report), _params(candidate), shown)
-        version = _model_version(client, task, run_id, bundle, tags, _description(card))
+        shown = [RunTag(*tag) for tag in (tags | {_NOTE_TAG: _description(candidate.card)}).items()]
+        client.log_batch(run_id, _metrics(candidate), _params(candidate), shown)
+        version = _model_version(client, task, run_id, bundle, tags, _description(candidate.card))
         for ended in (run_id, parent):  # the parent ends again with each family, so it never runs with nobody in it
             client.set_terminated(ended, "FINISHED")
     except MlflowException as error:
@@ -270,11 +268,9 @@ def _trial_runs(client: MlflowClient, experiment: str, task: FitTask, run_id: st
         client.set_terminated(run.info.run_id, "FINISHED", end_time=now_ms)
 
 
-def _learning_curve(
-    client: MlflowClient, experiment: str, task: FitTask, candidate: Candidate, report: Report
-) -> list[LearningPoint]:
+def _learning_curve(client: MlflowClient, experiment: str, task: FitTask, candidate: Candidate) -> list[LearningPoint]:
     """What this family reached on the batches before, and on this one."""
-    now = LearningPoint(task.batch.batch, candidate.training_rows, report.scores["auroc"])
+    now = LearningPoint(task.batch.batch, candidate.training_rows, candidate.report.scores["auroc"])
     points = {now.batch: now}
     for run in _runs(client, experiment, f"tags.`{_CURVE_TAG}` = '{_curve(task)}'"):
         batch, figures = int(run.data.tags["batch"]), run.data.metrics
@@ -305,8 +301,6 @@ def _dataset(task: FitTask, candidate: Candidate) -> DatasetInput:
 
 def _files(
     candidate: Candidate,
-    report: Report,
-    card: str,
     bundle: ArtifactRef,
     evidence: ArtifactRef,
     curve: list[LearningPoint],
@@ -314,15 +308,15 @@ def _files(
     """The run's artifacts by path."""
     drawn = pictures(
         candidate.risks, candidate.labels, candidate.patients, candidate.held_out,
-        candidate.manifest.threshold.value, report.scores, candidate.importances, curve,
+        candidate.manifest.threshold.value, candidate.report.scores, candidate.importances, curve,
     )  # fmt: skip
     return {
         MANIFEST_FILE: candidate.bundle.files[MANIFEST_FILE],
         "MLmodel": signature(candidate.manifest).encode(),
         "lineage.json": _json(lineage(candidate, bundle, evidence)),
-        "model_card.md": card.encode(),
-        "subgroups.json": _json(as_dicts(report.audit)),
-        "subgroups.md": as_markdown(report.audit).encode(),
+        "model_card.md": candidate.card.encode(),
+        "subgroups.json": _json(as_dicts(candidate.report.audit)),
+        "subgroups.md": as_markdown(candidate.report.audit).encode(),
         "importances.json": _json(dict(candidate.importances)),
         **{f"plots/{name}": content for name, content in drawn.items()},
     }
@@ -332,10 +326,10 @@ def _json(content: object) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def _metrics(candidate: Candidate, report: Report) -> list[Metric]:
+def _metrics(candidate: Candidate) -> list[Metric]:
     scores = candidate.scores.model_dump(exclude_none=True)
     figures: dict[str, float] = {f"validation_{name}": figure for name, figure in scores.items()}
-    for name, score in report.scores.items():
+    for name, score in candidate.report.scores.items():
         figures |= {f"validation_{name}_low": score.low, f"validation_{name}_high": score.high}
     alone = candidate.manifest.without_history
     if alone is not None:

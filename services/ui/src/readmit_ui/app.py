@@ -37,6 +37,7 @@ def make_app(settings: Settings, http: httpx.AsyncClient | None = None) -> FastA
             "promoter": settings.promoter_url,
             "monitor": settings.monitor_url,
         },
+        None if settings.inference_api_key is None else settings.inference_api_key.get_secret_value(),
     )
     health = Health()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from readmit_contracts.prediction import Prediction, Problem
+from readmit_contracts.prediction import Explanation, Prediction, Problem
 from readmit_ui import metrics
 
 log = structlog.get_logger()
@@ -19,27 +19,42 @@ log = structlog.get_logger()
 #: Why inference may be unavailable though it has a model.
 _OVERLOADED = "urn:readmit:problem:overloaded"
 
+Kind = Literal["refused", "unauthorized", "rate_limited", "no_model", "overloaded", "unreachable", "failed"]
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """Why there is no answer; `problem` when the service said so itself."""
 
-    kind: Literal["refused", "no_model", "overloaded", "unreachable", "failed"]
+    kind: Kind
     problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services by name, each with its base URL, and the one client that reaches them."""
+    """The services by name, each with its base URL, and the one client that reaches them.
+
+    `inference_api_key` is shown to inference alone, where it asks for one.
+    """
 
     http: httpx.AsyncClient
     urls: Mapping[str, str]
+    inference_api_key: str | None = field(default=None, repr=False)
 
     async def predict(self, encounter: Mapping[str, object]) -> Prediction | Trouble:
         """Ask inference about one encounter."""
         answer = await self._predict(encounter)
         metrics.PREDICTIONS.labels("answered" if isinstance(answer, Prediction) else answer.kind).inc()
         return answer
+
+    async def explain(self, encounter: Mapping[str, object]) -> Explanation | None:
+        """Why inference gives the encounter its risk; None when it does not say."""
+        try:
+            response = await self._ask_inference("/explain", encounter)
+            return Explanation.model_validate_json(response.raise_for_status().content)
+        except (httpx.HTTPError, ValidationError) as error:
+            log.info("not_explained", error=type(error).__name__)  # an extra: the page goes without
+            return None
 
     async def get(self, service: str, path: str) -> Any:
         """The JSON of a read-only endpoint; None when the service is away or answers nonsense."""
@@ -56,7 +71,7 @@ class Services:
 
     async def _predict(self, encounter: Mapping[str, object]) -> Prediction | Trouble:
         try:
-            response = await self.http.post(f"{self.urls['inference']}/predict", json=encounter)
+            response = await self._ask_inference("/predict", encounter)
         except httpx.HTTPError as error:
             log.warning("inference_unreachable", error=type(error).__name__)
             return Trouble("unreachable")
@@ -67,6 +82,23 @@ class Services:
         except ValidationError:
             log.exception("inference_answer_unreadable", status=response.status_code)
             return Trouble("failed")
-        if response.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-            return Trouble("overloaded" if problem.type == _OVERLOADED else "no_model", problem)
-        return Trouble("refused" if response.is_client_error else "failed", problem)
+        kind = _kind(response.status_code, problem)
+        if kind == "unauthorized":
+            log.error("inference_wants_another_key", status=response.status_code)
+        return Trouble(kind, problem)
+
+    async def _ask_inference(self, path: str, encounter: Mapping[str, object]) -> httpx.Response:
+        key = {} if self.inference_api_key is None else {"X-API-Key": self.inference_api_key}
+        return await self.http.post(self.urls["inference"] + path, json=encounter, headers=key)
+
+
+def _kind(status: int, problem: Problem) -> Kind:
+    match status:
+        case HTTPStatus.SERVICE_UNAVAILABLE:
+            return "overloaded" if problem.type == _OVERLOADED else "no_model"
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
+            return "unauthorized"
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return "rate_limited"
+        case _:
+            return "refused" if 400 <= status < 500 else "failed"

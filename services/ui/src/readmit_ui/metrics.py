@@ -6,7 +6,8 @@ from prometheus_client import Counter
 
 PREDICTIONS = Counter(
     "ui_predictions",
-    "Presses of the button by outcome (answered, refused, no_model, overloaded, unreachable, failed). "
+    "Presses of the button by outcome (answered, refused, unauthorized, rate_limited, no_model, overloaded, "
+    "unreachable, failed). unauthorized: give the page another key; rate_limited: its key a higher limit; "
     "unreachable or failed: look at the inference service.",
     ["outcome"],
 )
@@ -17,5 +18,7 @@ REQUESTS = Counter(
 )
 
 # A rate needs a zero to start from.
-for outcome in ("answered", "refused", "no_model", "overloaded", "unreachable", "failed"):
+for outcome in (
+    "answered", "refused", "unauthorized", "rate_limited", "no_model", "overloaded", "unreachable", "failed",
+):  # fmt: skip
     PREDICTIONS.labels(outcome)

@@ -58,7 +58,9 @@ def _patient_tab(texts: Texts, services: Services) -> gr.HTML:
             result = gr.HTML(rendering.waiting(texts), elem_id="result", padding=False)
 
     async def predict(*values: Value) -> str:
-        return rendering.answer(await services.predict(encounter_of(form, values)), texts)
+        encounter = encounter_of(form, values)
+        answer, explanation = await asyncio.gather(services.predict(encounter), services.explain(encounter))
+        return rendering.answer(answer, texts) + rendering.why(answer, explanation, texts)
 
     inputs = [controls[field.column.key] for field in form]
     button.click(predict, inputs, result, **(_QUIET | {"show_progress": "minimal"}))

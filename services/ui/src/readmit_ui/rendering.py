@@ -9,8 +9,9 @@ from typing import Any
 
 from readmit_contracts.encounter import BY_KEY, Column, Kind, normalise_name
 from readmit_contracts.events import MODEL_STREAM
-from readmit_contracts.prediction import FieldError, FieldWarning, Prediction, ServingModel
+from readmit_contracts.prediction import Explanation, FieldError, FieldWarning, Prediction, ServingModel
 from readmit_ui.clients import Trouble
+from readmit_ui.reasons import reasons
 from readmit_ui.texts import Texts
 
 
@@ -56,6 +57,13 @@ def answer(prediction: Prediction | Trouble, texts: Texts) -> str:
     )
 
 
+def why(prediction: Prediction | Trouble, explanation: Explanation | None, texts: Texts) -> str:
+    """The panel below the result; nothing where there is no explanation of this very answer."""
+    if explanation is None or isinstance(prediction, Trouble) or explanation.model.sha256 != prediction.model.sha256:
+        return ""
+    return reasons(explanation, texts)
+
+
 def waiting(texts: Texts) -> str:
     """The result panel before the first answer."""
     return f'<section class="rm-result idle"><p>{escape(texts.empty_result)}</p></section>'
@@ -63,7 +71,7 @@ def waiting(texts: Texts) -> str:
 
 def _trouble(trouble: Trouble, texts: Texts) -> str:
     title, advice = texts.troubles[trouble.kind]
-    level = "wait" if trouble.kind in {"no_model", "overloaded"} else "bad"
+    level = "wait" if trouble.kind in {"no_model", "overloaded", "rate_limited"} else "bad"
     errors = trouble.problem.errors if trouble.problem else []
     lines = [f"<li><b>{escape(_name(e.field, texts))}</b>: {escape(_explained(e, texts))}</li>" for e in errors]
     said = trouble.problem.detail if trouble.problem and trouble.kind in {"refused", "failed"} and not errors else ""

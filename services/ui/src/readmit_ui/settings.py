@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings
 
 from readmit_chassis.settings import service_config
@@ -20,5 +20,7 @@ class Settings(BaseSettings):
     trainer_url: str = "http://127.0.0.1:30612"
     promoter_url: str = "http://127.0.0.1:30613"
     monitor_url: str = "http://127.0.0.1:30614"
+    #: What inference knows this page by, where it asks.
+    inference_api_key: SecretStr | None = Field(default=None, min_length=1)
     timeout_s: float = Field(default=5.0, gt=0)
     refresh_s: float = Field(default=5.0, ge=1)

@@ -168,8 +168,21 @@ SPANISH = Texts(
     warnings="Conviene revisar",
     warning_capped="por encima del mayor valor del estudio; se lee como {usual}",
     warning_unseen="raro o nunca visto en el entrenamiento; se lee como cualquier otro valor",
+    reasons="En qué se basó el modelo",
+    reasons_note="Logaritmo de las posibilidades que cada dato añade al de un paciente del que nada se sabe: hacia la "
+    "derecha, más riesgo. Es lo que hizo el modelo, no lo que ayudaría al paciente.",
+    other_fields="Los otros {count} datos juntos",
+    counted={"drugs_given": "Antidiabéticos administrados", "drugs_changed": "Antidiabéticos con cambio de dosis"},
     troubles={
         "refused": ("Hay campos que no se entienden", "Corríjalos y pulse de nuevo el botón."),
+        "unauthorized": (
+            "Esta página no puede consultar el servicio de inferencia",
+            "El formulario está bien. Avise a quien la administra: su clave falta o ya no es válida.",
+        ),
+        "rate_limited": (
+            "Esta página ha preguntado demasiadas veces",
+            "El formulario está bien. Pulse de nuevo en breve.",
+        ),
         "no_model": ("Todavía no hay un modelo en servicio", "El primero aún se está entrenando. Pruebe más tarde."),
         "overloaded": ("El servicio de inferencia está ocupado", "El formulario está bien. Pulse de nuevo en breve."),
         "unreachable": ("El servicio de inferencia no responde", "El formulario está bien. Pruebe en un momento."),

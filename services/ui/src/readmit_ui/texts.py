@@ -43,6 +43,10 @@ class Texts:
     warnings: str
     warning_capped: str
     warning_unseen: str
+    reasons: str
+    reasons_note: str
+    other_fields: str
+    counted: Mapping[str, str]
     troubles: Mapping[str, tuple[str, str]]
     field_missing: str
     field_wrong: str
@@ -164,8 +168,18 @@ ENGLISH = Texts(
     warnings="Worth a look",
     warning_capped="above the largest value in the study; read as {usual}",
     warning_unseen="rare in training or never seen; read as any other value",
+    reasons="What the model went by",
+    reasons_note="Log-odds added to those of a patient of whom nothing is known: to the right, more risk. What the "
+    "model did, not what would help the patient.",
+    other_fields="{count} other fields together",
+    counted={"drugs_given": "Diabetes drugs given", "drugs_changed": "Diabetes drugs with a changed dose"},
     troubles={
         "refused": ("Some fields can't be read", "Correct them and press the button again."),
+        "unauthorized": (
+            "This page may not ask the inference service",
+            "The form is fine. Tell whoever runs this page: its key is missing or no longer valid.",
+        ),
+        "rate_limited": ("This page has asked too often", "The form is fine. Press the button again in a moment."),
         "no_model": ("No model is in service yet", "The first one is still being trained. Try again in a while."),
         "overloaded": ("The inference service is busy", "The form is fine. Press the button again in a moment."),
         "unreachable": ("The inference service can't be reached", "The form is fine. Try again shortly."),

@@ -57,6 +57,7 @@ class DecisionTree:
             "left": tree.children_left.tolist(),
             "right": tree.children_right.tolist(),
             "value": np.log(share / (1.0 - share)).tolist(),
+            "rows": tree.n_node_samples.tolist(),
         }
 
         def probabilities(rows: Floats) -> Floats:

@@ -54,7 +54,7 @@ def _regress(rows: Floats, labels: Labels, params: Params) -> Fitted:
     model = Regression(**_FIXED, **params).fit((rows - centre) / scale, labels)
     coefficients = model.coef_[0] / scale
     intercept = float(model.intercept_[0] - coefficients @ centre)
-    file = {"intercept": intercept, "coefficients": coefficients.tolist()}
+    file = {"intercept": intercept, "coefficients": coefficients.tolist(), "means": centre.tolist()}
 
     def probabilities(new_rows: Floats) -> Floats:
         return np.asarray(model.predict_proba((new_rows - centre) / scale)[:, 1], dtype=np.float64)

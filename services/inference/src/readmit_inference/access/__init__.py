@@ -1,0 +1,1 @@
+"""Who may ask, and how much. One ASGI layer before everything: see `gate.py`."""

@@ -1,0 +1,282 @@
+"""Bytes of a body, as they come, into rows: a JSON array of encounters, NDJSON, or CSV. Pure, nothing is waited for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+
+from readmit_contracts.history import HISTORY
+from readmit_features.columns import ABSENT, Layout, layout_of
+from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject, PredictionRefused
+
+#: Names that a layout of objects has at most.
+_MOST_NAMES = 256
+
+
+class Row(NamedTuple):
+    """One encounter, as cells of a layout; `encounter` is the object of JSON, None in a file."""
+
+    layout: Layout
+    cells: Sequence[object]
+    encounter: dict[str, Any] | None
+
+    def as_encounter(self) -> dict[str, Any]:
+        """The row as a client of `POST /predict` would send it."""
+        return self.layout.encounter(self.cells) if self.encounter is None else self.encounter
+
+
+#: What stands in the place of a row that could not be read, and does not keep the next ones from being read.
+Unreadable = PredictionRefused
+
+
+class Body(Protocol):
+    """A body that comes in pieces."""
+
+    def feed(self, data: bytes) -> Iterator[Row | Unreadable]:
+        """The rows that are complete with these bytes. Raises `InvalidBatch` when there is no telling what follows."""
+        ...
+
+    def end(self) -> Iterator[Row | Unreadable]:
+        """What is left when nothing more comes. Raises `InvalidBatch` when the body is cut off."""
+        ...
+
+
+class NdjsonBody:
+    """One object per line; empty lines say nothing."""
+
+    def __init__(self, max_row_bytes: int) -> None:
+        self._rows = _Objects()
+        self._max_row_bytes = max_row_bytes
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Row | Unreadable]:
+        """A line that is no object does not keep the next one from being read."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield self._rows.read(line)
+        if len(self._rest) > self._max_row_bytes:
+            raise _too_long(self._max_row_bytes)
+
+    def end(self) -> Iterator[Row | Unreadable]:
+        """The last line needs no end."""
+        if self._rest.strip():
+            yield self._rows.read(self._rest)
+
+
+class JsonBody:
+    """An array of objects. Objects are found by their braces, and each is parsed as a request to `/predict` is."""
+
+    def __init__(self, max_row_bytes: int) -> None:
+        self._rows = _Objects()
+        self._max_row_bytes = max_row_bytes
+        self._rest = b""
+        self._read = 0
+        self._expects = _ARRAY
+
+    def feed(self, data: bytes) -> Iterator[Row | Unreadable]:
+        """As many objects as have come whole."""
+        text = self._rest + data
+        at = 0
+        while (at := _blank(text, at)) < len(text):
+            if self._expects is _OBJECT or (self._expects is _FIRST and text[at] != _CLOSED):
+                if text[at] != _BRACE:
+                    raise self._invalid("an encounter in braces")
+                end = _end_of_object(text, at)
+                if end is None:
+                    break
+                found, at = text[at:end], end
+                self._read += 1
+                self._expects = _MORE
+                yield self._rows.read(found)
+            else:
+                self._expects = self._after(text[at])
+                at += 1
+        self._rest = text[at:]
+        if len(self._rest) > self._max_row_bytes:
+            raise _too_long(self._max_row_bytes)
+
+    def end(self) -> Iterator[Row | Unreadable]:
+        """Nothing may be open."""
+        if self._expects is not _NOTHING:
+            raise self._invalid("the rest: the body ends")
+        return iter(())
+
+    def _after(self, byte: int) -> str:
+        allowed = _GRAMMAR[self._expects]
+        if byte not in allowed:
+            raise self._invalid(self._expects)
+        return allowed[byte]
+
+    def _invalid(self, expected: str) -> InvalidBatch:
+        return InvalidBatch(
+            f"The body is not a JSON array of encounters: after {self._read} of them, {expected} is due."
+        )
+
+
+# What is due next in a JSON array, in words.
+_ARRAY: Final = "an array in brackets"
+_FIRST: Final = "an encounter or the closing bracket"
+_OBJECT: Final = "an encounter"
+_MORE: Final = "a comma or the closing bracket"
+_NOTHING: Final = "nothing more"
+_BRACE, _OPEN, _CLOSED, _COMMA = b"{[],"
+_GRAMMAR: Final = {
+    _ARRAY: {_OPEN: _FIRST},
+    _FIRST: {_CLOSED: _NOTHING},
+    _MORE: {_COMMA: _OBJECT, _CLOSED: _NOTHING},
+    _NOTHING: dict[int, str](),
+}
+_BLANKS: Final = re.compile(rb"[ \t\r\n]*+")
+_NESTING = 8
+
+
+def _whole_object() -> re.Pattern[bytes]:
+    """An object by its braces, texts left aside. Nothing is tried twice, so it takes one pass."""
+    text = rb'"(?:[^"\\]|\\.)*+"'
+    whole = rb"(?!)"
+    for _ in range(_NESTING):
+        whole = rb"\{(?:[^\"{}]++|" + text + rb"|" + whole + rb")*+\}"
+    return re.compile(whole, re.DOTALL)
+
+
+_WHOLE_OBJECT: Final = _whole_object()
+
+
+def _end_of_object(text: bytes, start: int) -> int | None:
+    """Behind the brace that closes the one at `start`; None if it has not come.
+
+    The usual object, flat or with one object in it, is found by looking for braces, at the speed of memory.
+    """
+    close = text.find(b"}", start)
+    if close < 0:
+        return None
+    inner = text.find(b"{", start + 1, close)
+    if inner >= 0:
+        outer = text.find(b"}", close + 1)
+        if outer >= 0 and text.find(b"{", inner + 1, outer) < 0 and _is_outside(text, start, inner, close, outer):
+            return outer + 1
+    elif _is_outside(text, start, close):
+        return close + 1
+    found = _WHOLE_OBJECT.match(text, start)
+    return None if found is None else found.end()
+
+
+def _is_outside(text: bytes, start: int, *places: int) -> bool:
+    """Whether these bytes stand outside of texts: an even number of quotes before each, and nothing escaped."""
+    return text.find(b"\\", start, places[-1]) < 0 and not any(
+        text.count(b'"', start, place) % 2 for place in places
+    )  # fmt: skip
+
+
+def _blank(text: bytes, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+class _Objects:
+    """Reads the bytes of one object into a row. Objects that lack some names share the layout of those that don't."""
+
+    def __init__(self) -> None:
+        self._with_history, self._without = _Names(), _Names()
+
+    def read(self, data: bytes) -> Row | Unreadable:
+        try:
+            encounter = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            # The position only: the parser's own words may quote what was sent.
+            return InvalidJson(f"The row can't be parsed as JSON (line {error.lineno}, column {error.colno}).")
+        if not isinstance(encounter, dict):
+            return NotAnObject("The row is not a JSON object: field names and values in braces.")
+        history = encounter.get(HISTORY)
+        if isinstance(history, dict):
+            own = {name: value for name, value in encounter.items() if name != HISTORY}
+            return self._with_history.row(own | {f"{HISTORY}.{name}": history[name] for name in history}, encounter)
+        return self._without.row(encounter, encounter)
+
+
+class _Names:
+    """The names that objects have had so far, as a layout that grows."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, object] = {}
+        self._layout = layout_of((), is_file=False)
+
+    def row(self, flat: dict[str, Any], encounter: dict[str, Any]) -> Row:
+        if not flat.keys() <= self._names.keys():
+            self._learn(flat)
+        return Row(self._layout, list(map(flat.get, self._names, self._names.values())), encounter)
+
+    def _learn(self, flat: dict[str, Any]) -> None:
+        layout = layout_of(list(self._names | flat), is_file=False)
+        if layout.repeated or len(layout.names) > _MOST_NAMES:  # another spelling, or too many that nobody knows
+            layout = layout_of(list(flat), is_file=False)
+        self._layout = layout
+        absent = (None if key is not None else ABSENT for key in layout.keys)
+        self._names = dict(zip(layout.names, absent, strict=True))
+
+
+class CsvBody:
+    """Comma-separated, UTF-8, the first line names the columns; cells in quotes may hold commas and line ends."""
+
+    def __init__(self, max_row_bytes: int) -> None:
+        self._max_row_bytes = max_row_bytes
+        self._rest = b""
+        self._layout: Layout | None = None
+
+    @property
+    def ignored(self) -> list[str]:
+        """Columns of the file that are not read, once its first line has come."""
+        return [] if self._layout is None else self._layout.unknown
+
+    def feed(self, data: bytes) -> Iterator[Row | Unreadable]:
+        """As many rows as have come whole."""
+        text = self._rest + data
+        cut = text.rfind(b"\n") + 1
+        # A line end within quotes is no end: before it stands an odd number of them.
+        while cut and text.count(b'"', 0, cut) % 2:
+            cut = text.rfind(b"\n", 0, cut - 1) + 1
+        self._rest = text[cut:]
+        if len(self._rest) > self._max_row_bytes:
+            raise _too_long(self._max_row_bytes)
+        return self._rows(text[:cut])
+
+    def end(self) -> Iterator[Row | Unreadable]:
+        """The last row needs no line end."""
+        rest, self._rest = self._rest, b""
+        yield from self._rows(rest)
+        if self._layout is None:
+            raise InvalidBatch("The file is empty: send the names of the columns in the first line.")
+
+    def _rows(self, data: bytes) -> Iterator[Row | Unreadable]:
+        # What is not UTF-8 becomes characters that no field takes: the row is refused, the next one is not.
+        for cells in csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")):
+            if not cells:
+                continue
+            if self._layout is None:
+                self._layout = _header(cells)
+            elif len(cells) != len(self._layout.names):
+                yield InvalidBatch(f"The row has {len(cells)} cells, the first line names {len(self._layout.names)}.")
+            else:
+                yield Row(self._layout, cells, None)
+
+
+def _header(cells: list[str]) -> Layout:
+    names = [name.strip() for name in (cells[0].removeprefix("\ufeff"), *cells[1:])]
+    layout = layout_of(names, is_file=True)
+    if layout.repeated:
+        raise InvalidBatch(f"Columns named more than once: {', '.join(sorted(layout.repeated))}.")
+    if layout.missing:
+        raise InvalidBatch(f"The first line must name the columns; missing: {', '.join(layout.missing)}.")
+    return layout
+
+
+def _too_long(max_row_bytes: int) -> InvalidBatch:
+    return InvalidBatch(
+        f"One encounter is at most {max_row_bytes} bytes: look for a quote or brace that is not closed."
+    )
