@@ -26,6 +26,20 @@ async def test_a_restarted_pod_serves_with_kafka_and_the_store_down(settings: Se
         assert (await service.client.get("/readyz")).status_code == 200
 
 
+async def test_a_restarted_pod_goes_back_with_the_store_down(settings: Settings, store: MemoryStore) -> None:
+    async with running(settings, store) as service:
+        for epoch in (1, 2):
+            await service.settle(promote(store, tiny_bundle(epoch), epoch))
+        await until(lambda: (found := BundleCache(settings.cache_dir).read()) is not None and found[0].epoch == 2)
+    back = promote(store, tiny_bundle(1), epoch=3)
+    store.available = False
+    async with running(settings, store) as service:
+        assert (await service.predict(example_encounter())).json()["model"]["epoch"] == 2
+        await service.settle(back)
+        model = (await service.predict(example_encounter())).json()["model"]
+        assert (model["epoch"], model["sha256"]) == (3, tiny_bundle(1).sha256)
+
+
 async def test_a_restarted_pod_still_moves_to_a_newer_promotion(settings: Settings, store: MemoryStore) -> None:
     async with running(settings, store) as service:
         await service.settle(promote(store, tiny_bundle(1), epoch=1))
@@ -39,15 +53,42 @@ def cached_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_only_the_newest_bundle_is_kept(store: MemoryStore, tmp_path: Path) -> None:
+def test_the_newest_bundle_is_kept_and_the_one_before(store: MemoryStore, tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
-    for epoch in (1, 2, 3):
-        promotion = promote(store, tiny_bundle(epoch), epoch)
+    promotions = [promote(store, tiny_bundle(epoch), epoch) for epoch in (1, 2, 3)]
+    for promotion in promotions:
         cache.write(promotion, read_bundle(store.get, promotion.bundle))
     kept = cache.read()
     assert kept is not None
     assert kept[0].epoch == 3
-    assert len(cached_files(tmp_path)) == 3
+    assert [cache.find(promotion.bundle) is not None for promotion in promotions] == [False, True, True]
+    assert len(cached_files(tmp_path)) == 5
+
+
+def test_a_rollback_is_written_without_the_bundle_and_keeps_both(store: MemoryStore, tmp_path: Path) -> None:
+    cache = BundleCache(tmp_path)
+    promotions = [promote(store, tiny_bundle(epoch), epoch) for epoch in (1, 2)]
+    for promotion in promotions:
+        cache.write(promotion, read_bundle(store.get, promotion.bundle))
+    back = promotions[0].model_copy(update={"epoch": 3})
+    for again in (back, back.model_copy(update={"epoch": 4})):
+        cache.write(again, None)
+        kept = cache.read()
+        assert kept is not None
+        assert kept[0] == again
+        assert kept[1].sha256 == tiny_bundle(1).sha256
+        assert cache.find(promotions[1].bundle) is not None
+
+
+def test_a_bundle_that_the_cache_lacks_cannot_be_named_champion(store: MemoryStore, tmp_path: Path) -> None:
+    cache = BundleCache(tmp_path)
+    first, second = (promote(store, tiny_bundle(epoch), epoch) for epoch in (1, 2))
+    cache.write(first, read_bundle(store.get, first.bundle))
+    with pytest.raises(FileNotFoundError):
+        cache.write(second, None)
+    kept = cache.read()
+    assert kept is not None
+    assert kept[0] == first
 
 
 def test_the_same_bundle_promoted_again_is_read_with_its_new_epoch(store: MemoryStore, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from readmit_chassis.health import Health
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.events import ModelLoaded
-from readmit_contracts.prediction import Prediction
+from readmit_contracts.prediction import Prediction, ServingModel
 from readmit_features.cleaning import clean_encounter
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
@@ -65,6 +67,26 @@ class Pod:
         serving = self.champion.serving
         return None if serving is None else serving.promoted.epoch
 
+    @property
+    def model(self) -> ServingModel:
+        assert self.champion.serving is not None
+        return self.champion.serving.named
+
+
+def loads(source: str) -> float:
+    return REGISTRY.get_sample_value("model_sources_total", {"source": source}) or 0.0
+
+
+def kept() -> str:
+    """Digest of the model that is kept, as the metrics tell."""
+    (sample,) = next(metric for metric in REGISTRY.collect() if metric.name == "model_kept_info").samples
+    return sample.labels["sha256"]
+
+
+def cached_epoch(folder: Path) -> int | None:
+    found = BundleCache(folder).read()
+    return None if found is None else found[0].epoch
+
 
 def risk_by(bundle: Bundle) -> float:
     return load_model(bundle).score_values(clean_encounter(example_encounter()).values)
@@ -100,6 +122,107 @@ async def test_a_rollback_is_a_newer_epoch_of_an_older_model(store: MemoryStore,
             pod.champion.want(promote(store, bundle, epoch))
             await pod.settled(epoch)
     assert [said.sha256 for said in pod.said] == [old.sha256, new.sha256, old.sha256]
+
+
+class TestRollback:
+    """The model that answered before is still in memory."""
+
+    async def test_it_is_swapped_in_at_once_with_the_store_down(self, store: MemoryStore, tmp_path: Path) -> None:
+        old, new = tiny_bundle(1), tiny_bundle(2, family="lightgbm")
+        async with Pod(store, tmp_path) as pod:
+            for epoch, bundle in enumerate((old, new), start=1):
+                pod.champion.want(promote(store, bundle, epoch))
+                await pod.settled(epoch)
+            before = loads("memory"), loads("store")
+            back, forth = promote(store, old, epoch=3), promote(store, new, epoch=4)
+            store.available = False
+            pod.champion.want(back)
+            assert (pod.epoch, pod.model.version) == (3, "3")
+            assert pod.model.sha256 == old.sha256
+            assert kept() == new.sha256
+            pod.champion.want(forth)
+            assert (pod.epoch, pod.model.sha256) == (4, new.sha256)
+            assert (loads("memory"), loads("store")) == (before[0] + 2, before[1])
+            await until(lambda: cached_epoch(tmp_path) == 4)
+        assert [said.epoch for said in pod.said] == [1, 2, 3, 4]
+        assert all(said.load_ms < 10 for said in pod.said[2:])  # some 0.03; a busy machine may take longer
+
+    async def test_it_does_not_wait_for_a_load_that_is_stuck(self, tmp_path: Path) -> None:
+        release = threading.Event()
+
+        class SlowStore(MemoryStore):
+            def get(self, uri: str) -> bytes:
+                if slow and not release.wait(30):
+                    raise TimeoutError
+                return super().get(uri)
+
+        slow, store = False, SlowStore()
+        async with Pod(store, tmp_path) as pod:
+            for epoch in (1, 2):
+                pod.champion.want(promote(store, tiny_bundle(epoch), epoch))
+                await pod.settled(epoch)
+            stuck, back = promote(store, tiny_bundle(3), epoch=3), promote(store, tiny_bundle(1), epoch=4)
+            slow = True
+            pod.champion.want(stuck)
+            await asyncio.sleep(0.05)
+            pod.champion.want(back)
+            assert pod.epoch == 4
+            release.set()
+            await until(lambda: cached_epoch(tmp_path) == 4)  # what was stuck is done with by then
+            assert (pod.epoch, pod.champion.settled) == (4, 4)
+        assert [said.epoch for said in pod.said] == [1, 2, 4]
+
+    async def test_only_one_is_kept(self, store: MemoryStore, tmp_path: Path) -> None:
+        async with Pod(store, tmp_path) as pod:
+            for epoch in (1, 2, 3):
+                pod.champion.want(promote(store, tiny_bundle(epoch, family="lightgbm"), epoch))
+                await pod.settled(epoch)
+            assert pod.champion.kept is not None
+            gone = weakref.ref(pod.champion.kept.model.scorer)
+            before = loads("store")
+            pod.champion.want(promote(store, tiny_bundle(1, family="lightgbm"), epoch=4))
+            await pod.settled(4)
+            assert loads("store") == before + 1
+            gc.collect()
+            assert gone() is None
+
+    async def test_a_rollback_to_the_cached_bundle_needs_no_store(self, store: MemoryStore, tmp_path: Path) -> None:
+        async with Pod(store, tmp_path) as pod:
+            for epoch in (1, 2):
+                pod.champion.want(promote(store, tiny_bundle(epoch), epoch))
+                await pod.settled(epoch)
+            await until(lambda: cached_epoch(tmp_path) == 2)
+        back = promote(store, tiny_bundle(1), epoch=3)
+        store.available = False
+        before = loads("cache")
+        async with Pod(store, tmp_path) as pod:
+            assert pod.epoch == 2
+            pod.champion.want(back)
+            await pod.settled(3)
+            assert pod.model.sha256 == tiny_bundle(1).sha256
+        assert loads("cache") == before + 2  # at the start, and then
+
+    @pytest.mark.parametrize("which", [1, 2], ids=["the one before", "the one in service"])
+    @pytest.mark.parametrize("claim", ["synthetic", "family", "size"])
+    async def test_claims_that_disagree_are_refused(
+        self, store: MemoryStore, tmp_path: Path, which: int, claim: str
+    ) -> None:
+        async with Pod(store, tmp_path) as pod:
+            for epoch in (1, 2):
+                pod.champion.want(promote(store, tiny_bundle(epoch), epoch))
+                await pod.settled(epoch)
+            honest = promote(store, tiny_bundle(which), epoch=3)
+            lies = {
+                "synthetic": {"synthetic": True},
+                "family": {"model": honest.model.model_copy(update={"family": "lightgbm"})},
+                "size": {"bundle": honest.bundle.model_copy(update={"size_bytes": 1})},
+            }
+            pod.champion.want(honest.model_copy(update=lies[claim]))
+            assert (pod.epoch, pod.champion.settled) == (2, 3)
+        assert (pod.said[-1].outcome, pod.said[-1].epoch) == ("refused", 3)
+        assert {"synthetic": "synthetic=", "family": "holds a", "size": "announced"}[claim] in (
+            pod.said[-1].reason or ""
+        )
 
 
 async def test_many_promotions_at_once_end_at_the_newest(store: MemoryStore, tmp_path: Path) -> None:
@@ -213,9 +336,11 @@ async def test_a_failed_cache_write_does_not_stop_serving(store: MemoryStore, tm
 async def test_reloading_under_load_fails_no_request_and_mixes_no_models(
     settings: Settings, store: MemoryStore
 ) -> None:
-    bundles = {bundle.sha256: bundle for bundle in (tiny_bundle(1), tiny_bundle(2, family="lightgbm"))}
+    # Three in turn: none is the one that is kept, so all are loaded.
+    made = (tiny_bundle(1), tiny_bundle(2, family="lightgbm"), tiny_bundle(3, family="lightgbm"))
+    bundles = {bundle.sha256: bundle for bundle in made}
     expected = {sha256: risk_by(bundle) for sha256, bundle in bundles.items()}
-    assert len(set(expected.values())) == 2
+    assert len(set(expected.values())) == 3
     answers: list[Prediction] = []
     last_epoch = 12
 
@@ -229,12 +354,12 @@ async def test_reloading_under_load_fails_no_request_and_mixes_no_models(
     async def promote_in_turn(service: Service) -> None:
         for epoch in range(2, last_epoch + 1):
             seen = len(answers)
-            await service.settle(promote(store, list(bundles.values())[epoch % 2], epoch))
+            await service.settle(promote(store, made[epoch % 3], epoch))
             if epoch < last_epoch:
                 await until(lambda: len(answers) > seen + 10)  # noqa: B023  awaited at once
 
     async with running(settings, store) as service:
-        await service.settle(promote(store, next(iter(bundles.values())), epoch=1))
+        await service.settle(promote(store, made[1], epoch=1))
         await asyncio.gather(promote_in_turn(service), *(ask(service) for _ in range(8)))
     assert {answer.model.epoch for answer in answers} >= set(range(1, last_epoch))
     for answer in answers:

@@ -11,20 +11,18 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from readmit_bundle.errors import BundleRefused, NotExplained
+from readmit_bundle.lightgbm_library import FLOAT64, RAW_SCORE, Booster, check, library
 from readmit_bundle.manifest import ScorerKind
 from readmit_bundle.shapley import Paths, paths_of
 
 Floats = NDArray[np.float64]
-
-# Constants of LightGBM's C API.
-_RAW_SCORE, _FLOAT64 = 1, 1
 
 
 class Scorer(Protocol):
@@ -158,28 +156,24 @@ class LightGbm:
     the Python method spends several times what the trees take on preparing for any kind of data.
     """
 
-    def __init__(self, booster: Any) -> None:
-        from lightgbm import basic  # noqa: PLC0415  as in load_lightgbm
-
-        library: Any = basic._LIB  # type: ignore[attr-defined]  # noqa: SLF001  the C API; it has no public name
+    def __init__(self, booster: Booster) -> None:
         self.booster = booster
-        self.width = int(booster.num_feature())
+        self.width = booster.num_feature()
         self._row = np.zeros(self.width)
         self._margin, length = ctypes.c_double(), ctypes.c_int64()
         self._config = ctypes.c_void_p()
-        basic._safe_call(  # noqa: SLF001  raises what went wrong
-            library.LGBM_BoosterPredictForMatSingleRowFastInit(
-                booster._handle, ctypes.c_int(_RAW_SCORE), ctypes.c_int(0), ctypes.c_int(-1), ctypes.c_int(_FLOAT64),  # noqa: SLF001
+        check(
+            library().LGBM_BoosterPredictForMatSingleRowFastInit(
+                booster.handle, ctypes.c_int(RAW_SCORE), ctypes.c_int(0), ctypes.c_int(-1), ctypes.c_int(FLOAT64),
                 ctypes.c_int32(self.width), ctypes.c_char_p(b"num_threads=1"), ctypes.byref(self._config),
             )
         )  # fmt: skip
-        self._predict = library.LGBM_BoosterPredictForMatSingleRowFast
-        self._check = basic._safe_call  # noqa: SLF001
+        self._predict = library().LGBM_BoosterPredictForMatSingleRowFast
         self._arguments = (
-            self._config, self._row.ctypes.data_as(ctypes.c_void_p), ctypes.byref(length), ctypes.byref(self._margin),
+            self._config, ctypes.c_void_p(self._row.ctypes.data), ctypes.byref(length), ctypes.byref(self._margin),
         )  # fmt: skip
         self._lock = threading.Lock()  # row and margin are the same memory for all calls
-        weakref.finalize(self, library.LGBM_FastConfigFree, self._config)
+        weakref.finalize(self, library().LGBM_FastConfigFree, self._config)
 
     def one(self, row: Floats) -> float:
         with self._lock:
@@ -187,15 +181,15 @@ class LightGbm:
             failed = self._predict(*self._arguments)
             margin = self._margin.value
         if failed:
-            self._check(failed)
+            check(failed)
         return margin
 
     def many(self, rows: Floats) -> Floats:
-        return np.asarray(self.booster.predict(rows, raw_score=True, num_threads=1), dtype=np.float64)
+        return self.booster.predict(rows, raw_score=True, num_threads=1)
 
     def shapley(self, row: Floats) -> tuple[Floats, float]:
         """LightGBM's own TreeSHAP (Lundberg, Erion and Lee 2018)."""
-        told = np.asarray(self.booster.predict(row.reshape(1, -1), pred_contrib=True, num_threads=1), dtype=np.float64)
+        told = self.booster.predict(row.reshape(1, -1), pred_contrib=True, num_threads=1)
         return told[0, :-1], float(told[0, -1])
 
 
@@ -217,18 +211,12 @@ def load_tree(data: bytes) -> Scorer:
 
 def load_lightgbm(data: bytes) -> Scorer:
     """From LightGBM's text format."""
-    import lightgbm  # noqa: PLC0415  300 ms and 40 MB that the other two scorers need not pay
-
     text = data.decode()
     for line in text.splitlines():
         name, _, numbers = line.partition("=")
         if name in {"leaf_value", "threshold"} and not all(math.isfinite(float(n)) for n in numbers.split()):
             raise BundleRefused(f"the model file holds a {name} that is not finite")
-    try:
-        booster = lightgbm.Booster(model_str=text)
-    except lightgbm.basic.LightGBMError as error:
-        raise ValueError(str(error)) from error
-    return LightGbm(booster)
+    return LightGbm(Booster(text))
 
 
 _LOADERS: Mapping[ScorerKind, Callable[[bytes], Scorer]] = {
@@ -239,8 +227,8 @@ _LOADERS: Mapping[ScorerKind, Callable[[bytes], Scorer]] = {
 
 
 def preload() -> None:
-    """Import what the scorers need, so that the first model is not the one that waits for it. Blocks for a second."""
-    import lightgbm  # noqa: F401, PLC0415
+    """Load what the scorers need, so that the first model is not the one that waits for it. Blocks for milliseconds."""
+    library()
 
 
 def load_scorer(kind: ScorerKind, data: bytes) -> Scorer:

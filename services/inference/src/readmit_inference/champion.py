@@ -1,4 +1,7 @@
-"""Which model answers: follows promotions, loads beside the running model, swaps one reference."""
+"""Which model answers: follows promotions, loads beside the running model, swaps one reference.
+
+The model that answered before stays in memory, so that going back to it takes no load.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -16,7 +20,8 @@ from readmit_chassis.s3 import ObjectMissing
 from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_inference import metrics
 from readmit_inference.cache import BundleCache
-from readmit_inference.domain import Serving, prepare
+from readmit_inference.domain import Serving, prepare, renamed
+from readmit_inference.loading_thread import LoadingThread
 from readmit_inference.patience import patience
 
 log = structlog.get_logger()
@@ -25,12 +30,22 @@ log = structlog.get_logger()
 #: pod out of service just when nothing but the pods still works.
 LOADED = "model_loaded"
 
+#: Where a model that is put in service comes from: it was still in memory, lay on the pod's disk, or in S3.
+Source = Literal["memory", "cache", "store"]
+
+
+class _Loaded(NamedTuple):
+    serving: Serving
+    bundle: Bundle
+    source: Source
+
 
 class Champion:
-    """Holds the model that answers, and moves it to the newest promotion.
+    """Holds the model that answers and the one before it, and moves to the newest promotion.
 
-    `wanted` is the newest promotion heard of, `settled` the newest epoch that was either put in service or refused.
-    Everything but `_load` runs on the event loop; requests read `serving` once and keep what they read.
+    `wanted` is the newest promotion heard of, `settled` the newest epoch that was either put in service or refused,
+    `kept` the model that answered before. Everything but what blocks runs on the event loop; requests read `serving`
+    once and keep what they read.
     """
 
     def __init__(
@@ -42,56 +57,74 @@ class Champion:
         announce: Callable[[ModelLoaded], None],
         health: Health,
         pauses: Callable[[], Iterator[float]] = patience,
+        tidy: Callable[[], object] = lambda: None,
     ) -> None:
+        """`tidy` is called in the loading thread after each load."""
         self._pod_id = pod_id
         self._get = get
         self._cache = cache
         self._announce = announce
         self._health = health
         self._pauses = pauses
+        self._tidy = tidy
+        self._loading = LoadingThread()
         self._news = asyncio.Event()
+        #: What the cache does not name yet; None for a bundle that it has.
+        self._uncached: tuple[ModelPromoted, Bundle | None] | None = None
         self.serving: Serving | None = None
+        self.kept: Serving | None = None
         self.wanted: ModelPromoted | None = None
         self.settled = 0
 
     def want(self, promoted: ModelPromoted) -> None:
-        """A promotion was heard of. Older ones than the newest known are ignored."""
+        """A promotion was heard of. Older ones than the newest known are ignored.
+
+        A model that is in memory answers when this returns, also while another one is being loaded.
+        """
         if self.wanted is not None and promoted.epoch <= self.wanted.epoch:
             return
         self.wanted = promoted
         metrics.MODEL_EPOCH_KNOWN.set(promoted.epoch)
+        self._take_from_memory(promoted)
         self._news.set()
 
     async def restore(self) -> None:
         """Serve what the cache holds, before any news. A cache that can't be used is ignored."""
         started = time.perf_counter()
-        cached = await asyncio.to_thread(self._cache.read)
+        cached = await self._loading.run(self._cache.read)
         if cached is None:
             return
         promoted, bundle = cached
         try:
-            serving = await asyncio.to_thread(prepare, bundle, promoted)
+            serving = await self._loading.run(prepare, bundle, promoted)
         except BundleRefused as refused:
             metrics.MODEL_LOADS.labels("cache_unusable").inc()
             log.warning("cached_model_refused", epoch=promoted.epoch, reason=str(refused))
             return
         self.want(promoted)
-        self._put_in_service(serving, time.perf_counter() - started)
+        self._put_in_service(serving, time.perf_counter() - started, "cache")
 
     async def run(self) -> None:
         """Load the newest promotion whenever there is one; runs until cancelled."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            pauses = self._pauses()
-            while self.wanted is not None and self.wanted.epoch > self.settled:
-                try:
-                    await self._load(self.wanted)
-                except Transient as away:
-                    metrics.MODEL_LOADS.labels("retried").inc()
-                    pause_s = next(pauses)
-                    log.warning("model_store_away", epoch=self.wanted.epoch, error=str(away), retry_in_s=pause_s)
-                    await self._pause(pause_s)
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                await self._follow()
+        finally:
+            self._loading.close()
+
+    async def _follow(self) -> None:
+        pauses = self._pauses()
+        while self.wanted is not None and self.wanted.epoch > self.settled:
+            try:
+                await self._load(self.wanted)
+            except Transient as away:
+                metrics.MODEL_LOADS.labels("retried").inc()
+                pause_s = next(pauses)
+                log.warning("model_store_away", epoch=self.wanted.epoch, error=str(away), retry_in_s=pause_s)
+                await self._pause(pause_s)
+        await self._write_cache()  # of what was taken from memory
 
     async def _pause(self, pause_s: float) -> None:
         """Wait, but not longer than until the next promotion."""
@@ -101,25 +134,58 @@ class Champion:
             return
         self._news.clear()
 
+    def _take_from_memory(self, promoted: ModelPromoted) -> bool:
+        """Put a model that is in memory in service, or refuse it; False when there is none of that digest."""
+        started = time.perf_counter()
+        for loaded in (self.serving, self.kept):
+            if loaded is not None and loaded.model.sha256 == promoted.bundle.sha256:
+                try:
+                    serving = renamed(loaded, promoted)
+                except BundleRefused as refused:
+                    self._refuse(promoted, str(refused), time.perf_counter() - started)
+                else:
+                    self._uncached = promoted, None
+                    self._put_in_service(serving, time.perf_counter() - started, "memory")
+                return True
+        return False
+
     async def _load(self, promoted: ModelPromoted) -> None:
+        if self._take_from_memory(promoted):
+            return
         started = time.perf_counter()
         try:
-            bundle, serving = await asyncio.to_thread(self._fetch_and_prepare, promoted)
+            loaded = await self._loading.run(self._fetch_and_prepare, promoted)
         except (BundleRefused, ObjectMissing) as refused:
-            reason = str(refused) if isinstance(refused, BundleRefused) else f"the bundle is gone: {refused}"
-            self._refuse(promoted, reason, time.perf_counter() - started)
+            if promoted.epoch > self.settled:
+                reason = str(refused) if isinstance(refused, BundleRefused) else f"the bundle is gone: {refused}"
+                self._refuse(promoted, reason, time.perf_counter() - started)
             return
-        self._put_in_service(serving, time.perf_counter() - started)
+        if promoted.epoch > self.settled:  # else a newer one was taken from memory meanwhile
+            self._uncached = promoted, loaded.bundle
+            self._put_in_service(loaded.serving, time.perf_counter() - started, loaded.source)
+            await self._write_cache()
+            del loaded
+            await self._loading.run(self._tidy)
+
+    def _fetch_and_prepare(self, promoted: ModelPromoted) -> _Loaded:
+        cached = self._cache.find(promoted.bundle)
+        bundle = read_bundle(self._get, promoted.bundle) if cached is None else cached
+        return _Loaded(prepare(bundle, promoted), bundle, "store" if cached is None else "cache")
+
+    async def _write_cache(self) -> None:
+        """So that a restart finds what is in service, and what was before."""
+        if self._uncached is None:
+            return
+        promoted, bundle = self._uncached
+        self._uncached = None
         try:
-            await asyncio.to_thread(self._cache.write, promoted, bundle)
+            await self._loading.run(self._cache.write, promoted, bundle)
         except OSError as error:
             log.warning("model_not_cached", error=str(error))  # a restart will need the store; serving goes on
 
-    def _fetch_and_prepare(self, promoted: ModelPromoted) -> tuple[Bundle, Serving]:
-        bundle = read_bundle(self._get, promoted.bundle)
-        return bundle, prepare(bundle, promoted)
-
-    def _put_in_service(self, serving: Serving, load_s: float) -> None:
+    def _put_in_service(self, serving: Serving, load_s: float, source: Source) -> None:
+        if self.serving is not None and self.serving.model is not serving.model:
+            self.kept = self.serving
         self.serving = serving
         promoted, named = serving.promoted, serving.named
         self.settled = promoted.epoch
@@ -129,7 +195,13 @@ class Champion:
         metrics.MODEL_EPOCH.set(promoted.epoch)
         metrics.MODEL_LOAD_SECONDS.set(load_s)
         metrics.MODEL_LOADS.labels("serving").inc()
-        log.info("model_in_service", model=named.name, version=named.version, epoch=promoted.epoch, load_s=load_s)
+        metrics.MODEL_SOURCES.labels(source).inc()
+        metrics.MODEL_KEPT.clear()
+        if self.kept is not None:
+            before = self.kept.named
+            metrics.MODEL_KEPT.labels(before.name, before.version, before.sha256).set(1)
+        log.info("model_in_service", model=named.name, version=named.version, epoch=promoted.epoch, load_s=load_s,
+                 source=source)  # fmt: skip
         self._say(promoted, load_s, reason=None)
 
     def _refuse(self, promoted: ModelPromoted, reason: str, load_s: float) -> None:

@@ -66,8 +66,19 @@ MODEL_LOADS = Counter(
     "Refused: the bundle isn't what was promoted; retried: the object store is away.",
     ["outcome"],
 )
+MODEL_SOURCES = Counter(
+    "model_sources",
+    "Models put in service by where they came from: memory (the one that answered before: a rollback), cache (this "
+    "pod's disk), store (S3). A rollback that counts as store took a load: the pod did not have that model.",
+    ["source"],
+)
 MODEL_LOAD_SECONDS = Gauge("model_load_seconds", "How long the last successful load took.")
 MODEL_INFO = Gauge("model_info", "1 for the model that answers.", ["name", "version", "sha256", "synthetic"])
+MODEL_KEPT = Gauge(
+    "model_kept_info",
+    "1 for the model that answered before and is kept in memory: a rollback to it takes no load.",
+    ["name", "version", "sha256"],
+)
 MODEL_EPOCH = Gauge("model_epoch", "Epoch of the model that answers; 0 means none.")
 MODEL_EPOCH_KNOWN = Gauge(
     "model_epoch_known", "Newest promotion heard of. Above model_epoch for minutes: this pod is behind, see its log."
@@ -95,6 +106,8 @@ for outcome in ("unauthorized", "rate_limited", "issuer_unavailable"):
     REQUESTS.labels(outcome)
 for outcome in ("serving", "refused", "retried", "cache_unusable"):
     MODEL_LOADS.labels(outcome)
+for source in ("memory", "cache", "store"):
+    MODEL_SOURCES.labels(source)
 for outcome in ("answered", "refused", "cut_off", "gone", "failed"):
     BATCHES.labels(outcome)
 for outcome in ("answered", "refused"):

@@ -152,7 +152,7 @@ class Service:
 async def running(settings: Settings, store: ObjectStore) -> AsyncIterator[Service]:
     """Run the whole service in this event loop. Raises what made it fail."""
     process = Process()
-    app = make_app(settings, store, process)
+    app = make_app(settings, store.get, process)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
