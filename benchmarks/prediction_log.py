@@ -43,7 +43,12 @@ class Round:
 def pod(folder: Path, kafka: str, *, log: bool) -> AbstractContextManager[str]:
     """One inference process with a model in its cache; its address once it answers."""
     port = free_port()
-    environment = {
+    return server([sys.executable, "-m", "readmit_inference"], pod_environment(folder, kafka, port, log=log), port)
+
+
+def pod_environment(folder: Path, kafka: str, port: int, *, log: bool) -> dict[str, str]:
+    """The variables of a pod whose model is in the cache folder; S3 is down."""
+    return {
         "INFERENCE_PORT": str(port),
         "INFERENCE_POD_ID": folder.name,
         "INFERENCE_CACHE_DIR": str(folder),
@@ -55,7 +60,6 @@ def pod(folder: Path, kafka: str, *, log: bool) -> AbstractContextManager[str]:
         "INFERENCE_LOG_PREDICTIONS": str(log).lower(),
         "INFERENCE_PSEUDONYM_KEY": "a key of the benchmark's own",
     }
-    return server([sys.executable, "-m", "readmit_inference"], environment, port)
 
 
 def one_round(address: str, script: Path, *, connections: int, seconds: float) -> Round:

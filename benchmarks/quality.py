@@ -101,13 +101,8 @@ def ours(every: pd.DataFrame) -> list[Answer]:
     parts = {split: with_history(part.reset_index(drop=True)) for split, part in every.groupby("split")}
     choices = Choices()
     started = time.perf_counter()
-    digest = "0" * 64
-    data = encode(Training(parts["train"], 1, (digest,)), parts["validation"], choices)
+    data, event = encoded(parts, choices)
     encoded_s = time.perf_counter() - started
-    event = BatchReady(
-        dataset_version=1, content_sha256=digest, schema_sha256=digest, batch=1, batches_total=1,
-        rows=len(parts["train"]), positives=int(parts["train"][LABEL].sum()), batch_sha256=digest, synthetic=False,
-    )  # fmt: skip
     answers: list[Answer] = []
     best = 0.0
     for family in FAMILIES:
@@ -129,6 +124,16 @@ def ours(every: pd.DataFrame) -> list[Answer]:
         best = max(best, candidate.scores.auroc)
     champion = replace(answers[0], name=f"**Readmit champion** ({answers[0].name.removeprefix('ours, ')})")
     return [champion, *answers[1:]]
+
+
+def encoded(parts: dict[str, pd.DataFrame], choices: Choices) -> tuple[Encoded, BatchReady]:
+    """What the trainer's families see of these splits (with history), and the event that would have brought them."""
+    digest = "0" * 64
+    event = BatchReady(
+        dataset_version=1, content_sha256=digest, schema_sha256=digest, batch=1, batches_total=1,
+        rows=len(parts["train"]), positives=int(parts["train"][LABEL].sum()), batch_sha256=digest, synthetic=False,
+    )  # fmt: skip
+    return encode(Training(parts["train"], 1, (digest,)), parts["validation"], choices), event
 
 
 def _encoded(data: Encoded, frame: pd.DataFrame) -> Floats:

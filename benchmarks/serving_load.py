@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -43,7 +44,7 @@ class Load:
 
 def load_options(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     """The options of every benchmark that loads a server. Ends with a hint where `wrk` is missing."""
-    if shutil.which("wrk") is None:
+    if shutil.which("wrk") is None and not {"-h", "--help"} & set(sys.argv):
         raise SystemExit("wrk is not installed: apt-get install wrk")
     parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=rounds)
@@ -77,8 +78,13 @@ def encounters(source: Path | None, rows: int = 2_000) -> list[dict[str, str | i
 
 def encounters_script(folder: Path, source: Path | None) -> Path:
     """A script for `wrk` that posts one encounter after the other as JSON. One body again and again flatters trees."""
+    return posting_script(folder, encounters(source))
+
+
+def posting_script(folder: Path, posted: Iterable[object]) -> Path:
+    """A script for `wrk`, in this folder, that posts these bodies as JSON, one after the other."""
     bodies = folder / "bodies.txt"
-    bodies.write_text("".join(f"{json.dumps(encounter)}\n" for encounter in encounters(source)))
+    bodies.write_text("".join(f"{json.dumps(body)}\n" for body in posted))
     script = folder / "post.lua"
     script.write_text(
         f"""local requests, at = {{}}, 0
@@ -148,7 +154,7 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def load(address: str, script: Path, *, connections: int, seconds: float) -> Load:
+def load(address: str, script: Path, *, connections: int, seconds: float, path: str = "/predict") -> Load:
     """Requests per second, median and 99th percentile, all answers being 200. The client has the first core."""
     command = [
         "taskset",
@@ -159,14 +165,17 @@ def load(address: str, script: Path, *, connections: int, seconds: float) -> Loa
         f"-c{connections}",
         f"-d{seconds:g}s",
         "--latency",
+        "--timeout=30s",  # a slow server is slow, not broken
         "-s",
         str(script),
     ]
-    said = subprocess.run([*command, f"{address}/predict"], check=True, capture_output=True, text=True).stdout
+    said = subprocess.run([*command, f"{address}{path}"], check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(f"the server failed under load:\n{said}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
     p50, p99 = (re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", said) for share in (50, 99))
     if rate is None or p50 is None or p99 is None:
         raise SystemExit(f"cannot read what wrk said:\n{said}")
+    if not float(rate[1]):
+        raise SystemExit(f"the server answered nothing under load:\n{said}")
     return Load(float(rate[1]), *(float(found[1]) * _MS[found[2]] for found in (p50, p99)))
