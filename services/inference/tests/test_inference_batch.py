@@ -21,7 +21,7 @@ from readmit_contracts.encounter import COLUMNS, Group, example_encounter
 from readmit_contracts.history import HISTORY, example_history
 from readmit_contracts.prediction import BatchPrediction, Problem
 from readmit_features.synthetic import sample_columns
-from readmit_inference.batch.bodies import Body, CsvBody, JsonBody, NdjsonBody, Row
+from readmit_inference.batch.bodies import Body, CsvBody, JsonBody, NdjsonBody, Row, _lines
 from readmit_inference.batch.spool import Spool
 from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject
 from readmit_inference.settings import Settings
@@ -308,6 +308,13 @@ def test_no_bytes_break_a_reader(data: bytes, places: list[int]) -> None:
 def test_a_file_is_read_the_same_however_it_is_cut(cells: list[list[str]], places: list[int]) -> None:
     rows = [dict(zip(NAMES, row, strict=True)) for row in cells]
     assert _read(CsvBody(65_536), _cut(_csv(rows), places)) == rows
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text('a,\n\r" é\u2028', max_size=30), end=st.sampled_from(["", "\n", "\r\n"]))
+def test_lines_without_quotes_are_split_as_the_csv_module_would(text: str, end: str) -> None:
+    expected = [cells for cells in csv.reader(io.StringIO(text + end, newline="")) if cells]
+    assert [cells for cells in _lines((text + end).encode()) if cells] == expected
 
 
 async def test_a_spool_gives_back_in_order_what_memory_could_not_hold(tmp_path: Path) -> None:

@@ -254,8 +254,7 @@ class CsvBody:
             raise InvalidBatch("The file is empty: send the names of the columns in the first line.")
 
     def _rows(self, data: bytes) -> Iterator[Row | Unreadable]:
-        # What is not UTF-8 becomes characters that no field takes: the row is refused, the next one is not.
-        for cells in csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")):
+        for cells in _lines(data):
             if not cells:
                 continue
             if self._layout is None:
@@ -264,6 +263,18 @@ class CsvBody:
                 yield InvalidBatch(f"The row has {len(cells)} cells, the first line names {len(self._layout.names)}.")
             else:
                 yield Row(self._layout, cells, None)
+
+
+def _lines(data: bytes) -> Iterator[list[str]]:
+    """The cells of each line; none of an empty one.
+
+    What is not UTF-8 becomes characters that no field takes: that row is refused, the next one is not.
+    """
+    text = data.decode("utf-8", "surrogateescape")
+    if '"' in text or "\r" in text.replace("\r\n", ""):
+        return csv.reader(io.StringIO(text, newline=""))
+    # The usual file quotes nothing, and splitting it takes a third of the time.
+    return (line.split(",") if line else [] for line in text.replace("\r\n", "\n").split("\n"))
 
 
 def _header(cells: list[str]) -> Layout:
