@@ -28,7 +28,7 @@ def serving() -> Dashboard:
         "Serving",
         "Requests, errors and latency of /predict against the objectives, per pod. "
         "The first row is for all pods; the others follow the choice of pods.",
-        [_objectives(), _traffic(), _access(), _latency(), _answers(), _models(), _form()],
+        [_objectives(), _traffic(), _access(), _latency(), _answers(), _batches(), _models(), _form()],
         [chosen("instance", "Pod", "label_values(model_epoch, instance)", "Inference pods to look at")],
     )
 
@@ -203,6 +203,31 @@ def _answers() -> Row:
     ))  # fmt: skip
 
 
+def _batches() -> Row:
+    return Row("Batches and explanations", (
+        lines(
+            About("Rows of batches", "Rows answered or refused in batches, a second. More refused: that client's "
+                  "export is wrong, and its answers say how.", "cps"),
+            Query(f"sum by (outcome) (rate(prediction_batch_rows_total{{{_POD}}}[$__rate_interval]))", "{{outcome}}"),
+            stacked=True, width=10,
+        ),
+        counts(
+            About("Batches", "cut_off: answered in part, the rest could not be read; gone: the client went away; "
+                  "refused: nothing could be read, or too many were under way; failed: a bug, its traceback is in "
+                  "the log.", "none"),
+            Query(f"sum by (outcome) (increase(prediction_batches_total{{{_POD}}}[$__rate_interval]))", "{{outcome}}"),
+            width=7,
+        ),
+        counts(
+            About("Explanations", "Requests to /explain. Each takes milliseconds of a thread: if they are many, they "
+                  "want a pod of their own.", "none"),
+            Query(f"sum by (outcome) (increase(prediction_explanations_total{{{_POD}}}[$__rate_interval]))",
+                  "{{outcome}}"),
+            width=7,
+        ),
+    ))  # fmt: skip
+
+
 def _models() -> Row:
     return Row("Models in the pods", (
         rows(
@@ -231,6 +256,18 @@ def _models() -> Row:
                   "slow.", "s", ("ModelLoadSlow",)),
             Query(f"max by (instance) (model_load_seconds{{{_POD}}})", "{{instance}}"), limits=MODEL_LOAD_S, steps=True,
             width=4,
+        ),
+        counts(
+            About("Where models came from", "memory: the one that answered before, a rollback in no time; cache: the "
+                  "pod's disk; store: S3.", "none"),
+            Query(f"sum by (source) (increase(model_sources_total{{{_POD}}}[$__rate_interval]))", "{{source}}"),
+            width=12,
+        ),
+        rows(
+            About("Ready for a rollback", "The model that each pod keeps in memory beside the one that answers.",
+                  "none"),
+            Query(f"max by (instance, name, version, sha256) (model_kept_info{{{_POD}}})"),
+            {"instance": "Pod", "name": "Model", "version": "Version", "sha256": "Digest"}, width=12,
         ),
     ))  # fmt: skip
 
