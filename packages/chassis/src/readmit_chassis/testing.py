@@ -62,6 +62,8 @@ def postgres_server() -> Iterator[str]:
 
 
 def _wait_until_up(conninfo: str, server: subprocess.Popen[bytes], timeout_s: float = 20.0) -> None:
+    import psycopg  # noqa: PLC0415  services without a database have no driver, and use the other parts
+
     deadline = time.monotonic() + timeout_s
     while True:
         try:
