@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -65,6 +66,21 @@ def test_a_refused_encounter_shows_the_field_and_what_is_allowed(platform: Platf
     assert done.returncode == 1
     assert "insulin" in done.stderr
     assert "Steady" in done.stderr
+
+
+def test_a_file_of_encounters_is_answered_row_by_row(platform: Platform, tmp_path: Path) -> None:
+    sample, answers = tmp_path / "sample.csv", tmp_path / "risks.csv"
+    assert readmit("sample", "300", "-o", str(sample)).returncode == 0
+    done = on(platform, "predict-batch", str(sample), "-o", str(answers))
+    assert done.returncode == 0, done.stderr
+    with answers.open(newline="") as file:
+        risks = [float(row["risk"]) for row in csv.DictReader(file)]
+    assert len(risks) == 300
+    assert all(0 < risk < 1 for risk in risks)
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert "refused with 400" in on(platform, "predict-batch", str(empty)).stderr
+    assert "name it .csv" in on(platform, "predict-batch", str(tmp_path / "sample.xls")).stderr
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,8 @@ from rich.table import Table
 
 from readmit_chassis.failures import Transient
 from readmit_chassis.settings import SECRETS_DIR
-from readmit_local.client import Ingestion, Services, Training, request_ingestion, request_training
+from readmit_local.batch_prediction import predict_batch as send_batch
+from readmit_local.client import Ingestion, Services, Training, key_headers, request_ingestion, request_training
 from readmit_local.database import Server, passwords_from, prepare_database, wait_for_server
 from readmit_local.errors import LocalError
 from readmit_local.ingestor import call
@@ -262,6 +264,21 @@ def predict(
     (_out if status_code == 200 else Console(stderr=True)).print_json(answer)
     if status_code != 200:
         raise LocalError(f"{file}: refused with {status_code}; the answer above says why")
+
+
+@app.command()
+def predict_batch(
+    file: Annotated[Path, typer.Argument(help="Encounters: .csv with the columns' names first, .ndjson, or .json.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File; without it, standard output.")] = None,
+    state_dir: StateDir = _STATE_DIR,
+) -> None:
+    """Send a file of encounters to the running model, and write a risk or an error for each."""
+    url = _running_urls(state_dir)["inference"][0]
+    try:
+        with nullcontext(sys.stdout.buffer) if output is None else output.open("wb") as answers:
+            send_batch(url, key_headers(), file, answers)
+    except OSError as error:
+        raise LocalError(f"{output}: {error.strerror}; choose another file with -o") from error
 
 
 @app.command()

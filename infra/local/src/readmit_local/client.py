@@ -21,6 +21,12 @@ from readmit_contracts.topics import INGESTION_REQUESTED, TRAINING_REQUESTED, To
 API_KEY_VARIABLE = "READMIT_INFERENCE_API_KEY"
 
 
+def key_headers() -> dict[str, str]:
+    """What a request to inference carries, where a key is set."""
+    key = os.environ.get(API_KEY_VARIABLE)
+    return {} if key is None else {"x-api-key": key}
+
+
 class _Seen(BaseModel):
     """What we read of an answer; the rest of it is not our business."""
 
@@ -126,8 +132,6 @@ class Services:
         self._urls = urls
         # Never through a proxy: everything is on this machine.
         self._http = httpx.AsyncClient(trust_env=False, timeout=10)
-        key = os.environ.get(API_KEY_VARIABLE)
-        self._key = {} if key is None else {"x-api-key": key}
 
     async def close(self) -> None:
         """Close connections."""
@@ -178,7 +182,7 @@ class Services:
     async def predict(self, url: str, body: bytes) -> httpx.Response | None:
         """POST /predict to one pod."""
         try:
-            headers = {"content-type": "application/json"} | self._key
+            headers = {"content-type": "application/json"} | key_headers()
             return await self._http.post(f"{url}/predict", content=body, headers=headers)
         except httpx.HTTPError:
             return None
