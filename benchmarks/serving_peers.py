@@ -615,8 +615,8 @@ def main() -> None:
     """Install, fit, measure, print."""
     parser = load_options(__doc__, rounds=3)
     parser.set_defaults(seconds=5.0)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the peers' environments and of our bundle")
-    parser.add_argument("--bundle", type=Path, help="a folder with bundle.json and model.txt; default: CACHE/bundle")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the peers' environments and, without"
+                        " --bundle, of our own, CACHE/bundle")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these peers, beside ours")
     parser.add_argument("--users", type=int, nargs="*", default=[50, 500], help="Locust's users; none: no such test")
     parser.add_argument("--users-seconds", type=float, default=60.0)
