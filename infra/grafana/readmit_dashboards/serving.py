@@ -263,11 +263,10 @@ def _models() -> Row:
             Query(f"sum by (source) (increase(model_sources_total{{{_POD}}}[$__rate_interval]))", "{{source}}"),
             width=12,
         ),
-        rows(
-            About("Ready for a rollback", "The model that each pod keeps in memory beside the one that answers.",
-                  "none"),
-            Query(f"max by (instance, name, version, sha256) (model_kept_info{{{_POD}}})"),
-            {"instance": "Pod", "name": "Model", "version": "Version", "sha256": "Digest"}, width=12,
+        lines(
+            About("Pods ready for a rollback", "Pods that keep the model before in memory, beside the one that "
+                  "answers: going back there takes no load. None before the second promotion.", "none"),
+            Query(f"count(model_kept_info{{{_POD}}}) or on () vector(0)", "ready"), steps=True, width=12,
         ),
     ))  # fmt: skip
 
