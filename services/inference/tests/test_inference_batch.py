@@ -175,7 +175,7 @@ async def test_rows_that_cannot_be_read_do_not_stop_the_next_ones(service: Servi
     assert table[1]["remarks"].startswith("The row has 2 cells")
 
 
-async def test_logged_answers_have_ids_and_wait_for_room(settings: Settings, store: MemoryStore) -> None:
+async def test_logged_answers_have_ids(settings: Settings, store: MemoryStore) -> None:
     async with running(settings.model_copy(update={"log_capacity": 1_000}), store) as service:
         await service.settle(promote(store, tiny_bundle(1), epoch=1))
         before = REGISTRY.get_sample_value("prediction_log_buffered_events")
@@ -191,6 +191,17 @@ async def test_logged_answers_have_ids_and_wait_for_room(settings: Settings, sto
         assert REGISTRY.get_sample_value("prediction_log_buffered_events") == 300
         unlogged = await _post(service, _ndjson(_encounters(3)), NDJSON)
         assert "prediction_id" not in unlogged.text
+
+
+async def test_a_logged_batch_is_answered_with_kafka_away(settings: Settings, store: MemoryStore) -> None:
+    async with running(settings.model_copy(update={"log_capacity": 20}), store) as service:
+        await service.settle(promote(store, tiny_bundle(1), epoch=1))
+        headers = {"content-type": NDJSON}
+        async with asyncio.timeout(60):  # 80 rows that waited 5 s each would take 400
+            response = await service.client.post(
+                "/predict/batch?log=true", content=_ndjson(_encounters(100)), headers=headers
+            )
+        assert len(response.text.splitlines()) == 100
 
 
 async def test_a_batch_is_answered_by_one_model_though_another_is_promoted(

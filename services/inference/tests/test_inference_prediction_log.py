@@ -190,6 +190,29 @@ async def test_a_full_log_loses_the_oldest_counts_them_and_stays_bounded(answere
     assert [int(record.key) for record in topic.records] == list(range(900, 1000))
 
 
+async def test_who_waits_for_room_loses_nothing_to_a_kafka_that_is_slow(answered: Answered) -> None:
+    topic = FakeTopic()
+    before = dropped("full")
+    async with running_log(topic, capacity=10) as log:
+        for number in range(100):
+            await log.room()
+            log.add(answered, number)
+        await until(lambda: len(topic.records) == 100)
+    assert dropped("full") == before
+
+
+async def test_nobody_waits_for_room_while_kafka_is_away(answered: Answered) -> None:
+    topic = FakeTopic()
+    topic.away = True
+    async with running_log(topic, capacity=10) as log:
+        log.add(answered, 0)
+        await until(lambda: topic.attempts > 0)
+        async with asyncio.timeout(4):  # less than a single row may wait otherwise
+            for number in range(1_000):
+                await log.room()
+                log.add(answered, number)
+
+
 async def test_what_kafka_did_not_take_is_sent_again(answered: Answered) -> None:
     topic, full, shutdown = FakeTopic(), dropped("full"), dropped("shutdown")
     topic.away = True

@@ -26,7 +26,7 @@ _SHUTDOWN = metrics.PREDICTION_LOG_DROPPED.labels("shutdown")
 _LINGER_S = 0.05
 #: Answers in one delivery, at most.
 _DELIVERY = 2048
-#: How long a batch waits for room.
+#: How long a row of a batch waits for room: longer than a delivery takes to fail.
 _ROOM_S = 5.0
 #: Answers encoded before requests get their turn again (some 0.6 ms), or one in so many of those that wait where that
 #: is more: any number of requests may be answered in such a turn, and slices of one size would fall behind them.
@@ -61,18 +61,22 @@ class PredictionLog:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._leaving)
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._capacity
+
     def add(self, answered: Answered, latency_s: float) -> None:
         """Keep an answer that was just given; returns at once."""
-        if len(self._waiting) >= self._capacity:
+        if self._is_full:
             self._waiting.popleft()
             _FULL.inc()
         self._waiting.append(Logged(answered, latency_s, time.time()))
         self._news.set()
 
     async def room(self) -> None:
-        """Wait until an answer can be added and none is lost for it, but not for ever: Kafka may be away."""
+        """Wait until an answer can be added and none is lost for it; not at all for a Kafka that is away."""
         until = time.monotonic() + _ROOM_S
-        while len(self._waiting) >= self._capacity and time.monotonic() < until:  # noqa: ASYNC110  a rare wait
+        while self._is_full and not self._away and time.monotonic() < until:  # noqa: ASYNC110  a rare wait
             await asyncio.sleep(_LINGER_S)
 
     async def run(self) -> None:

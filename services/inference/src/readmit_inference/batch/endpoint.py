@@ -237,10 +237,11 @@ class BatchEndpoint:
             except PredictionRefused as refused:
                 answers.append(RowRefusal(first + at, refused))
             else:
+                latency_s = time.perf_counter() - started
                 answers.append(of_row(first + at, answered))
                 if self._log is not None:
                     await self._log.room()
-                    self._log.add(answered, time.perf_counter() - started)
+                    self._log.add(answered, latency_s)
         return answers
 
     def _scorer_of(self, serving: Serving) -> BatchScorer:
