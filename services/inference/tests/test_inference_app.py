@@ -32,7 +32,7 @@ async def test_health_names_the_model_in_service(service: Service) -> None:
     health = (await service.client.get("/health")).json()
     assert health["status"] == "ok"
     model = health["model"]
-    assert set(model) == {"name", "version", "family", "sha256", "epoch", "synthetic"}
+    assert set(model) == {"name", "version", "family", "sha256", "epoch", "synthetic", "role"}
     assert (model["family"], model["epoch"]) == ("lightgbm", 1)
     assert (await service.client.get("/readyz")).status_code == 200
 

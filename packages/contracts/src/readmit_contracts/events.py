@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hex digits")]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Role = Literal["champion", "challenger"]
 
 #: The one stream of models that compete to be champion; key of `model.registered` and `model.promoted`.
 MODEL_STREAM = "diabetes_readmission"
@@ -243,6 +244,28 @@ class ModelPromoted(Event):
     decided_at: AwareDatetime
 
 
+class RolloutChanged(Event):
+    """A challenger is tried beside the champion, or no longer. The newest revision wins; older ones are ignored.
+
+    `shadow`: the champion answers, and what the challenger says of the same encounters is logged. `canary`: the
+    challenger answers for a share of the patients. `ended`: nothing but the champion answers.
+    """
+
+    EVENT_TYPE: ClassVar[str] = "readmit.rollout.changed.v1"
+
+    revision: Annotated[int, Field(ge=1, description="grows with each change of any rollout")]
+    rollout_id: UUID
+    stage: Literal["shadow", "canary", "ended"]
+    challenger: ModelVersion
+    bundle: ArtifactRef
+    synthetic: bool
+    share: Annotated[Probability, Field(description="of the patients whom the challenger answers; 0 but in a canary")]
+    champion_epoch: Annotated[int, Field(ge=1, description="the promotion beside which it is tried")]
+    reason: str
+    changed_by: str
+    changed_at: AwareDatetime
+
+
 class ModelRejected(Event):
     """A gate said no to a candidate: which one, and its figures."""
 
@@ -260,7 +283,7 @@ class ModelRejected(Event):
 
 
 class ModelLoaded(Event):
-    """A pod says what it serves, or why it refused what was promoted."""
+    """A pod says what it serves, or why it refused what was promoted; again and again, so that it is known to live."""
 
     EVENT_TYPE: ClassVar[str] = "readmit.model.loaded.v1"
 
@@ -271,7 +294,26 @@ class ModelLoaded(Event):
     sha256: Sha256
     load_ms: Annotated[float, Field(ge=0)]
     reason: str | None = None
+    role: Annotated[Role, Field(description="which of the two models this is about")] = "champion"
+    rollout_revision: Annotated[int | None, Field(ge=1, description="of a challenger: what put it there")] = None
+    occasion: Annotated[
+        Literal["load", "heartbeat", "leaving"],
+        Field(description="heartbeat: nothing is new; leaving: the pod drains, and will not be heard of again"),
+    ] = "load"
     at: AwareDatetime
+
+
+class OtherAnswer(BaseModel):
+    """What the model that did not answer says of the same encounter."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    role: Role
+    model: ModelVersion
+    sha256: Sha256
+    risk: Annotated[Probability | None, Field(description="absent where the model failed")]
+    readmitted_within_30_days: bool | None
+    score_ms: Annotated[float, Field(ge=0, description="time that the model took, without reading and answering")]
 
 
 class PredictionMade(Event):
@@ -300,6 +342,9 @@ class PredictionMade(Event):
         dict[str, str | int | float | bool | None],
         Field(description="cleaned value by key of the encounter schema; encounter and patient numbers left out"),
     ]
+    role: Annotated[Role, Field(description="of the model that answered")] = "champion"
+    rollout_id: Annotated[UUID | None, Field(description="the rollout under way, if any")] = None
+    other: Annotated[OtherAnswer | None, Field(description="the other model's answer, in a rollout")] = None
     at: AwareDatetime
 
 
@@ -357,6 +402,7 @@ EVENTS: tuple[type[Event], ...] = (
     ModelRegistered,
     ModelPromoted,
     ModelRejected,
+    RolloutChanged,
     ModelLoaded,
     PredictionMade,
     OutcomeRecorded,
@@ -378,8 +424,11 @@ __all__ = [
     "ModelRegistered",
     "ModelRejected",
     "ModelVersion",
+    "OtherAnswer",
     "OutcomeRecorded",
     "PredictionMade",
+    "Role",
+    "RolloutChanged",
     "TrainedModel",
     "TrainingFailed",
     "TrainingFinished",

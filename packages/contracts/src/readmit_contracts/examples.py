@@ -18,8 +18,10 @@ from readmit_contracts.events import (
     ModelRegistered,
     ModelRejected,
     ModelVersion,
+    OtherAnswer,
     OutcomeRecorded,
     PredictionMade,
+    RolloutChanged,
     TrainedModel,
     TrainingFailed,
     TrainingFinished,
@@ -30,6 +32,7 @@ from readmit_contracts.events import (
 
 _AT = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 _MODEL = ModelVersion(name="diabetes_readmission_lightgbm", version="5", family="lightgbm")
+_CHALLENGER = ModelVersion(name="diabetes_readmission_lightgbm", version="6", family="lightgbm")
 _BUNDLE = ArtifactRef(uri=f"s3://mlflow-artifacts/bundles/{'a1' * 32}", sha256="a1" * 32, size_bytes=512_000)
 
 EXAMPLES: tuple[Event, ...] = (
@@ -146,6 +149,19 @@ EXAMPLES: tuple[Event, ...] = (
         decided_by="promoter",
         decided_at=_AT,
     ),
+    RolloutChanged(
+        revision=7,
+        rollout_id=UUID("3c6e0b8a-9c15-4b2f-8a5e-1d2c3b4a5f66"),
+        stage="canary",
+        challenger=_CHALLENGER,
+        bundle=ArtifactRef(uri=f"s3://mlflow-artifacts/bundles/{'b7' * 32}", sha256="b7" * 32, size_bytes=498_000),
+        synthetic=False,
+        share=0.1,
+        champion_epoch=3,
+        reason="shadow: 1,204 predictions, mean difference 0.003",
+        changed_by="promoter",
+        changed_at=_AT,
+    ),
     ModelLoaded(
         pod_id="inference-1",
         outcome="serving",
@@ -169,6 +185,15 @@ EXAMPLES: tuple[Event, ...] = (
         patient_key="9d2c1f0a7b3e4d5c",
         split="train",
         features={"age": "[70-80)", "time_in_hospital": 5, "number_inpatient": 2, "insulin": "Up", "weight": None},
+        rollout_id=UUID("3c6e0b8a-9c15-4b2f-8a5e-1d2c3b4a5f66"),
+        other=OtherAnswer(
+            role="challenger",
+            model=_CHALLENGER,
+            sha256="b7" * 32,
+            risk=0.181,
+            readmitted_within_30_days=True,
+            score_ms=0.05,
+        ),
         at=_AT,
     ),
     OutcomeRecorded(

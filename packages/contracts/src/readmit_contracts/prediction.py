@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from readmit_contracts.events import Probability, Sha256
+from readmit_contracts.events import Probability, Role, Sha256
 
 
 class ServingModel(BaseModel):
@@ -18,6 +18,9 @@ class ServingModel(BaseModel):
     sha256: Annotated[Sha256, Field(description="digest of the bundle that was loaded and verified")]
     epoch: Annotated[int, Field(ge=1, description="number of the promotion that put it in service")]
     synthetic: Annotated[bool, Field(description="trained on generated data: never use for patients")]
+    role: Annotated[Role, Field(description="challenger: a candidate on trial answers for a share of the patients")] = (
+        "champion"
+    )
 
 
 class FieldWarning(BaseModel):

@@ -52,7 +52,7 @@ BATCH_READY = Topic(
 )  # fmt: skip
 TRAINING_REQUESTED = Topic(
     "training.requested", events.TrainingRequested, "request id", 1, 30 * _DAY_MS,
-    producers=("any",), consumers=("trainer",),
+    producers=("promoter", "any"), consumers=("trainer",),
 )  # fmt: skip
 TRAINING_FINISHED = Topic(
     "training.finished", events.TrainingFinished, "request id", 1, 30 * _DAY_MS,
@@ -78,6 +78,10 @@ MODEL_REJECTED = Topic(
     "model.rejected", events.ModelRejected, "model stream", 1, 365 * _DAY_MS,
     producers=("promoter",), consumers=("any",),
 )  # fmt: skip
+ROLLOUT_CHANGED = Topic(
+    "rollout.changed", events.RolloutChanged, "model stream", 1, None,
+    producers=("promoter",), consumers=("inference",),
+)  # fmt: skip
 MODEL_LOADED = Topic(
     "model.loaded", events.ModelLoaded, "pod id", 1, None,
     producers=("inference",), consumers=("promoter",),
@@ -85,7 +89,7 @@ MODEL_LOADED = Topic(
 
 PREDICTION_MADE = Topic(
     "prediction.made", events.PredictionMade, "prediction id", 3, 30 * _DAY_MS,
-    producers=("inference",), consumers=("ingestor", "monitor"),
+    producers=("inference",), consumers=("ingestor", "monitor", "promoter"),
 )  # fmt: skip
 OUTCOME_RECORDED = Topic(
     "outcome.recorded", events.OutcomeRecorded, "prediction id", 3, 365 * _DAY_MS,
@@ -93,7 +97,7 @@ OUTCOME_RECORDED = Topic(
 )  # fmt: skip
 DRIFT_DETECTED = Topic(
     "drift.detected", events.DriftDetected, "model stream", 1, 365 * _DAY_MS,
-    producers=("monitor",), consumers=("any",),
+    producers=("monitor",), consumers=("promoter",),
 )  # fmt: skip
 
 TOPICS: tuple[Topic, ...] = (
@@ -107,6 +111,7 @@ TOPICS: tuple[Topic, ...] = (
     MODEL_REGISTERED,
     MODEL_PROMOTED,
     MODEL_REJECTED,
+    ROLLOUT_CHANGED,
     MODEL_LOADED,
     PREDICTION_MADE,
     OUTCOME_RECORDED,

@@ -217,6 +217,9 @@ _ANSWERS = {
     "digest of the bundle that was loaded and verified": "huella del paquete del modelo, cargado y verificado",
     "number of the promotion that put it in service": "número de la promoción que lo puso en servicio",
     "trained on generated data: never use for patients": "entrenado con datos generados: no usar nunca con pacientes",
+    "challenger: a candidate on trial answers for a share of the patients": (
+        "challenger: un candidato a prueba responde para una parte de los pacientes"
+    ),
     "Something in the request was understood, but deserves a look.":
         "Algo en la solicitud se entendió, pero conviene revisarlo.",
     "Answer of `POST /predict/batch` as JSON.": "Respuesta de `POST /predict/batch` en JSON.",
