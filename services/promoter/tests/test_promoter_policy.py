@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -104,6 +107,23 @@ def test_a_file_that_is_not_there_or_no_policy_is_refused_with_its_name(tmp_path
     own = tmp_path / "own.yaml"
     own.write_text(DEFAULT.replace('version: "1"', 'version: "ours 3"'))
     assert load_policy(own).version == "ours 3"
+
+
+def test_a_service_does_not_start_with_a_policy_that_is_none(tmp_path: Path) -> None:
+    """It says what is wrong, without a traceback."""
+    own = tmp_path / "own.yaml"
+    own.write_text(DEFAULT + "\n  fairness: {}\n")
+    needed = {
+        "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1", "POSTGRES__HOST": "127.0.0.1", "POSTGRES__DATABASE": "readmit",
+        "POSTGRES__USER": "readmit", "POSTGRES__PASSWORD": "trusted", "S3__ENDPOINT_URL": "http://127.0.0.1:1",
+        "S3__ACCESS_KEY": "key", "S3__SECRET_KEY": "secret", "MLFLOW_URL": "http://127.0.0.1:1",
+        "POLICY_FILE": str(own),
+    }  # fmt: skip
+    environment = os.environ | {f"PROMOTER_{name}": value for name, value in needed.items()}
+    command = [sys.executable, "-m", "readmit_promoter"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert ran.stderr.startswith(f"{own}: gates.fairness: unknown gate")
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
