@@ -39,7 +39,9 @@ def test_weighted_auroc_is_the_share_of_pairs_won_with_ties_counting_one_half(
 ) -> None:
     label, risk, weight = (np.array(column) for column in zip(*rows, strict=True))
     expected = by_definition(label.astype(bool), risk / 5, weight)
-    assert auroc(rank(label.astype(bool), risk / 5), weight[np.newaxis, :])[0] == pytest.approx(expected, abs=1e-12)
+    assert auroc(rank(label.astype(bool), risk / 5), weight[np.newaxis, :].astype(np.int32))[0] == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_each_resample_draws_whole_patients() -> None:

@@ -175,4 +175,10 @@ def test_a_limit_is_kept_broken_or_neither(low: float, high: float, status: Stat
     assert within(None, 0.8, 1.2) is Status.INSUFFICIENT
 
 
-PINNED = {}
+PINNED = {
+    "calibration_error": Interval(0.18310231044888498, 0.16028946648455328, 0.20201802629965088),
+    "in_the_large": Interval(-0.08372937306761742, -0.10579207996527354, -0.059636080643803775),
+    "slope": Interval(6.7968970249071985, 4.9198054565181195, 8.152448357680743),
+    "net_benefit": Interval(0.03791666666666667, 0.01625, 0.05875),
+    "net_benefit_gain": Interval(0.03791666666666667, 0.01625, 0.05875),
+}

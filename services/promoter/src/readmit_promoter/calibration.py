@@ -47,7 +47,7 @@ def calibration(label: Labels, risk: Floats, inside: Labels) -> Statistic:
 def _fitted(y: Labels, z: Floats) -> tuple[float, float]:
     """Intercept and slope of greatest likelihood by Newton's method from no recalibration; NaN where that fails."""
     a, b = 0.0, 1.0
-    everybody = np.ones((1, len(y)), dtype=np.int64)
+    everybody = np.ones((1, len(y)), dtype=np.int32)
     for _ in range(_ITERATIONS):
         da, db = (float(step[0]) for step in _step(sums(everybody, _terms(y, z, (a, b)))))
         a, b = a + da, b + db

@@ -40,11 +40,11 @@ def auroc(ranking: Ranking, weights: Weights) -> Floats:
 
     Where the weights leave only one class there is nothing to discriminate: 0.5.
     """
-    seen = np.zeros((len(weights), len(ranking.negatives) + 1), dtype=np.int64)
+    seen = np.zeros((len(weights), len(ranking.negatives) + 1), dtype=np.int32)
     np.cumsum(weights[:, ranking.negatives], axis=1, out=seen[:, 1:])
-    positive = weights[:, ranking.positives]
+    positive = weights[:, ranking.positives].astype(np.int64)
     twice_won = (positive * (seen[:, ranking.below] + seen[:, ranking.not_above])).sum(axis=1)
-    pairs = positive.sum(axis=1) * seen[:, -1]
+    pairs = positive.sum(axis=1) * seen[:, -1].astype(np.int64)
     return np.where(pairs > 0, twice_won / (2 * np.maximum(pairs, 1)), 0.5)
 
 

@@ -201,9 +201,10 @@ def _subgroups(policy: Policy, case: Case, common: Common | None) -> GateResult:
     gate = policy.gates.subgroups
     if gate is None:
         return _left_out("subgroups")
-    if common is None or isinstance(common.drawn, str):
+    if common is None or isinstance(common.drawn, str) or common.drawn.groups is None:
         return result("subgroups", gate, *_no_comparison(case, common))
-    return gates.subgroups(gate, audit(common.rows, gate, policy.bootstrap, common.drawn.seed))
+    groups, drawn = common.drawn.groups, common.drawn.distributions
+    return gates.subgroups(gate, audit(groups, drawn, gate, policy.bootstrap.error_rate))
 
 
 def _no_comparison(case: Case, common: Common | None) -> tuple[Status, str]:

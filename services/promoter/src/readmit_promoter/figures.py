@@ -12,7 +12,7 @@ from readmit_promoter import calibration, discrimination, net_benefit
 from readmit_promoter.bootstrap import Distribution, Interval, Keys, Labels, Statistic, bootstrap
 from readmit_promoter.evidence import Evidence, Grouping
 from readmit_promoter.policy import EvidenceGate, Policy
-from readmit_promoter.subgroups import Compared
+from readmit_promoter.subgroups import Compared, Plan, plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,11 +27,14 @@ class Own:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """Candidate and champion on the rows that both have scored, once there are enough of them."""
+    """Candidate and champion on the rows that both have scored, once there are enough of them.
+
+    `groups` is None where the policy does not ask for them.
+    """
 
     distributions: Mapping[str, Distribution]
     difference: Interval
-    seed: int
+    groups: Plan | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,9 +66,12 @@ def of_both(policy: Policy, champion: Evidence, candidate: Evidence, threshold: 
     statistics = [discrimination.difference(rows.label, rows.candidate, rows.champion)]
     if policy.gates.net_benefit is not None and threshold is not None:
         statistics.append(net_benefit.difference(rows.label, rows.candidate, rows.champion, threshold))
+    groups = None if policy.gates.subgroups is None else plan(rows, policy.gates.subgroups)
+    if groups is not None:
+        statistics.extend(groups.statistics.values())
     seed = _seed(champion.sha256, candidate.sha256)
     drawn = bootstrap(statistics, rows.patient, resamples=policy.bootstrap.resamples, seed=seed)
-    return Common(rows, Drawn(drawn, _certain(drawn["auroc_difference"], policy), seed))
+    return Common(rows, Drawn(drawn, _certain(drawn["auroc_difference"], policy), groups))
 
 
 def lack(patient: Keys, label: Labels, gate: EvidenceGate) -> str | None:

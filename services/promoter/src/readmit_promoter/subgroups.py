@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,18 +16,17 @@ from readmit_promoter.bootstrap import (
     Labels,
     Statistic,
     Weights,
-    bootstrap,
+    flattened,
     ratio,
     sums,
     whole,
 )
 from readmit_promoter.evidence import Grouping
-from readmit_promoter.policy import Bootstrap, SubgroupGate
+from readmit_promoter.policy import SubgroupGate
 from readmit_promoter.verdict import Figure, Status
 
 #: Of fewer patients no figure is told but their number: it would tell of somebody.
 LEAST_PATIENTS = 11
-_MEASURES = ("auroc", "calibration")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,54 +40,58 @@ class Compared:
     groups: Mapping[str, Grouping]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """The groups that can be measured, each with its statistic, and what is known of all groups without one."""
+
+    statistics: Mapping[str, Statistic]
+    statuses: Mapping[str, Status]
+    patients: Mapping[str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Audit:
     """Status of each group by `attribute/group`, or of an attribute that is not known, and all figures."""
 
-    statuses: dict[str, Status] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
+    statuses: Mapping[str, Status]
+    figures: Mapping[str, Figure]
 
 
-def audit(rows: Compared, gate: SubgroupGate, drawing: Bootstrap, seed: int) -> Audit:
-    """Every group of the policy's attributes.
+def plan(rows: Compared, gate: SubgroupGate) -> Plan:
+    """Every group of the policy's attributes."""
+    unknown = [attribute for attribute in gate.attributes if attribute not in rows.groups]
+    statuses: dict[str, Status] = dict.fromkeys(map(str, unknown), Status.INSUFFICIENT)
+    statistics, counted = {}, {}
+    for attribute in gate.attributes:
+        for name, inside in _groups(attribute, rows.groups.get(attribute)):
+            counted[name] = len(np.unique(rows.patient[inside]))
+            statuses[name] = Status.INSUFFICIENT
+            if counted[name] >= LEAST_PATIENTS and _suffices(rows, inside, gate.min_patients_per_class):
+                statistics[name] = _statistic(name, rows, inside)
+    return Plan(statistics, statuses, counted)
+
+
+def audit(groups: Plan, drawn: Mapping[str, Distribution], gate: SubgroupGate, error_rate: float) -> Audit:
+    """Each group by what was drawn of the plan's statistics.
 
     Harm is shown where the interval of a loss lies wholly beyond its limit; a group is safe where no interval reaches
     it. Any one group shown to be harmed fails the gate, so these intervals share the error rate among all comparisons
     (Bonferroni). All groups must be safe for the gate to be passed, so those need no correction (an intersection-union
     test: Berger, Technometrics 24(4), 1982).
     """
-    found = Audit()
-    measured: dict[str, Labels] = {}
-    for attribute in gate.attributes:
-        if attribute not in rows.groups:
-            found.statuses[attribute] = Status.INSUFFICIENT
-            continue
-        for name, inside in _groups(attribute, rows.groups[attribute]):
-            patients = len(np.unique(rows.patient[inside]))
-            found.figures[f"{name}/patients"] = patients
-            found.statuses[name] = Status.INSUFFICIENT
-            if patients >= LEAST_PATIENTS and _suffices(rows, inside, gate.min_patients_per_class):
-                measured[name] = inside
-    statistics = [_statistic(name, rows, inside) for name, inside in measured.items()]
-    drawn = bootstrap(statistics, rows.patient, resamples=drawing.resamples, seed=seed)
-    for name in measured:
-        limits = (gate.max_auroc_loss, gate.max_calibration_loss)
-        statuses = []
-        for measure, limit in zip(_MEASURES, limits, strict=True):
-            loss = drawn[f"{name}/{measure}_loss"]
-            statuses.append(_status(loss, limit, drawing.error_rate, len(_MEASURES) * len(measured)))
-            interval = loss.interval(drawing.error_rate)
-            if interval is not None:
-                found.figures.update(
-                    {
-                        f"{name}/{measure}_loss": interval.point,
-                        f"{name}/{measure}_loss_low": interval.low,
-                        f"{name}/{measure}_loss_high": interval.high,
-                    }
-                )
-        found.statuses[name] = worst(statuses)
-    found.figures["comparisons"] = len(_MEASURES) * len(measured)
-    return found
+    limits = {"auroc_loss": gate.max_auroc_loss, "calibration_loss": gate.max_calibration_loss}
+    comparisons = len(limits) * len(groups.statistics)
+    statuses = dict(groups.statuses)
+    figures: dict[str, Figure] = {f"{name}/patients": count for name, count in groups.patients.items()}
+    for name in groups.statistics:
+        losses = {measure: drawn[f"{name}/{measure}"] for measure in limits}
+        statuses[name] = worst(
+            [_status(loss, limits[measure], error_rate, comparisons) for measure, loss in losses.items()]
+        )
+        for measure, loss in losses.items():
+            told = flattened(f"{name}/{measure}", loss.interval(error_rate))
+            figures |= {key: figure for key, figure in told.items() if figure is not None}
+    return Audit(statuses, figures | {"comparisons": comparisons})
 
 
 def worst(statuses: list[Status]) -> Status:
@@ -97,7 +100,9 @@ def worst(statuses: list[Status]) -> Status:
     return min(statuses, key=order.index)
 
 
-def _groups(attribute: str, grouping: Grouping) -> Iterator[tuple[str, Labels]]:
+def _groups(attribute: str, grouping: Grouping | None) -> Iterator[tuple[str, Labels]]:
+    if grouping is None:
+        return
     for code, name in enumerate(grouping.names):
         inside = grouping.code == code
         if inside.any():
