@@ -16,16 +16,19 @@ from readmit_chassis.s3 import MemoryStore, StoreUnavailable
 from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, ModelRegistered, ModelRejected
 from readmit_contracts.examples import EXAMPLES
 from readmit_promoter import store
-from readmit_promoter.domain import Contender, Policy, Reason, Verdict, decide
-from readmit_promoter.handlers import fetch_evidence, judge
+from readmit_promoter.handlers import judge
 from readmit_promoter.ledger import Decision
+from readmit_promoter.policy import Policy
+from readmit_promoter.replay import Match, replay
 from readmit_promoter.store import Recorded
+from readmit_promoter.verdict import Outcome, Reason, Verdict
 
 pytestmark = pytest.mark.stack
 
 Candidate = Callable[..., ModelRegistered]
 Cohort = Callable[..., dict[str, Any]]
-PROMOTED = Verdict(Reason.FIRST_CHAMPION, "test")
+PROMOTED = Verdict(Outcome.ACCEPTED, Reason.FIRST_CHAMPION, "test", (), "test", "0" * 64)
+KEPT = {"verdict": PROMOTED.document()}
 LOADED = next(example for example in EXAMPLES if isinstance(example, ModelLoaded))
 
 
@@ -96,7 +99,7 @@ async def test_a_promotion_is_written_with_its_evidence_and_announced(
     assert await judging(event, cause) is Recorded.DECIDED
     [decision] = await ledger(pool)
     assert (decision.event, decision.epoch, decision.champion_before) == (event, 1, None)
-    assert decision.policy["resamples"] == quick_policy.resamples
+    assert decision.kept["policy"] == quick_policy.document()
     [promoted] = await announced(pool)
     assert (promoted.epoch, promoted.model, promoted.bundle) == (1, event.model, event.bundle)
     assert (promoted.decision_id, promoted.previous) == (decision.decision_id, None)
@@ -163,13 +166,8 @@ async def test_a_decision_can_be_derived_again_from_what_the_ledger_names(
     await judging(candidate(cohort(1.0)))
     champion, decision = await ledger(pool)
     assert decision.champion_evidence_sha256 == champion.event.evidence.sha256
-    verdict = decide(
-        Contender(await fetch_evidence(objects, champion.event.evidence), champion.event.synthetic),
-        await fetch_evidence(objects, decision.event.evidence),
-        synthetic=decision.event.synthetic,
-        policy=Policy(**decision.policy),
-    )
-    assert verdict == decision.verdict
+    for one in (champion, decision):
+        assert replay(one.kept, lambda ref: objects.objects.get(ref.uri)).match is Match.SAME
 
 
 async def test_missing_evidence_is_a_rejection_with_its_reason(
@@ -229,13 +227,13 @@ async def test_a_version_that_returns_with_another_bundle_is_a_bad_message(
 
 
 async def test_a_verdict_on_a_former_champion_is_not_written(
-    pool: store.Pool, candidate: Candidate, cohort: Cohort, quick_policy: Policy
+    pool: store.Pool, candidate: Candidate, cohort: Cohort
 ) -> None:
     """Both verdicts were reached while there was no champion; the second one has to be reached anew."""
     first, second = candidate(cohort(1.0)), candidate(cohort(1.1))
-    assert await store.record(pool, first, envelope(), PROMOTED, None, quick_policy) is Recorded.DECIDED
+    assert await store.record(pool, first, envelope(), PROMOTED, None, KEPT) is Recorded.DECIDED
     caused_by = envelope()
-    assert await store.record(pool, second, caused_by, PROMOTED, None, quick_policy) is Recorded.STALE
+    assert await store.record(pool, second, caused_by, PROMOTED, None, KEPT) is Recorded.STALE
     assert len(await ledger(pool)) == 1
     seen = await rows(pool, "SELECT event_id FROM governance.inbox")
     assert caused_by.id not in {row["event_id"] for row in seen}

@@ -29,8 +29,8 @@ from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, MODEL_REGISTERED
 from readmit_promoter import store
 from readmit_promoter.app import make_app
-from readmit_promoter.domain import Policy
 from readmit_promoter.handlers import judge, keep_reconciled, observe
+from readmit_promoter.policy import Policy
 from readmit_promoter.registry import MlflowRegistry
 from readmit_promoter.settings import Settings
 

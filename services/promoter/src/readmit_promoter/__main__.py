@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
 from readmit_promoter.app import make_app
+from readmit_promoter.errors import PolicyError
 from readmit_promoter.settings import Settings
 
 
@@ -20,7 +22,12 @@ def main() -> None:
     configure_logging("promoter")
     settings = load_settings(Settings)
     process = Process()
-    run(make_app(settings, process), host=settings.host, port=settings.port, process=process)
+    try:
+        app = make_app(settings, process)
+    except PolicyError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    run(app, host=settings.host, port=settings.port, process=process)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel
 
 from readmit_contracts.events import ArtifactRef, ModelVersion
 from readmit_promoter import store
-from readmit_promoter.discrimination import flattened
+from readmit_promoter.bootstrap import flattened
 from readmit_promoter.ledger import Decision
 
 
@@ -111,7 +111,7 @@ def _view(decision: Decision) -> DecisionView:
         candidate=event.model,
         dataset_version=event.dataset_version,
         batch=event.batch,
-        outcome=verdict.outcome,
+        outcome=store.outcome(verdict),
         reason=verdict.reason,
         detail=verdict.detail,
         **flattened("auroc", verdict.auroc),

@@ -23,7 +23,7 @@ from readmit_contracts.events import ModelLoaded, ModelRegistered
 from readmit_contracts.topics import MODEL_LOADED, MODEL_REGISTERED
 from readmit_promoter import handlers, store
 from readmit_promoter.api import ledger_router
-from readmit_promoter.domain import Policy
+from readmit_promoter.policy import load_policy
 from readmit_promoter.registry import MlflowRegistry
 from readmit_promoter.settings import Settings
 
@@ -36,11 +36,12 @@ def make_app(settings: Settings, process: Process, objects: ObjectStore | None =
     pool = store.make_pool(conninfo)
     broker = make_broker(settings.kafka, "promoter")
     objects = objects or S3Store(settings.s3)
+    policy = load_policy(settings.policy_file)
     health = Health("ledger", "kafka")
     decided = asyncio.Event()
 
     async def on_registered(event: ModelRegistered, envelope: Envelope) -> None:
-        await handlers.judge(event, envelope, pool=pool, objects=objects, policy=Policy())
+        await handlers.judge(event, envelope, pool=pool, objects=objects, policy=policy)
         decided.set()
 
     async def on_loaded(event: ModelLoaded, _: Envelope) -> None:

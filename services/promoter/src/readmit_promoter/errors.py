@@ -9,3 +9,11 @@ class EvidenceError(Exception):
 
 class RegistryError(Exception):
     """MLflow did not answer, or answered with an error of its own. The ledger is ahead of it until the next try."""
+
+
+class PolicyError(Exception):
+    """The policy file cannot be used. One line for each problem: file, place, value, what is allowed."""
+
+
+class DocumentError(Exception):
+    """A kept document is not what this program writes. The message says what is wrong with it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+from datetime import UTC, datetime
 
 import structlog
 
@@ -11,17 +11,19 @@ from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import ObjectMissing, ObjectStore
 from readmit_contracts.events import ArtifactRef, ModelLoaded, ModelRegistered
-from readmit_promoter import store
-from readmit_promoter.domain import Contender, Policy, Reason, Verdict, decide
+from readmit_promoter import domain, store
+from readmit_promoter.domain import Case, Champion
 from readmit_promoter.errors import EvidenceError, RegistryError
-from readmit_promoter.evidence import MAX_EVIDENCE_BYTES, Evidence, read_evidence
+from readmit_promoter.evidence import MAX_EVIDENCE_BYTES, OBJECT_URI, Evidence, read_evidence
+from readmit_promoter.inspection import Inspection, inspect_bundle
 from readmit_promoter.ledger import Decision, standings
 from readmit_promoter.metrics import DECISION_SECONDS, DECISIONS, LAST_DECISION, PODS, REGISTRY_LAGS, show_champion
+from readmit_promoter.policy import Policy
 from readmit_promoter.registry import MlflowRegistry, mirror
+from readmit_promoter.replay import kept
 
 log = structlog.get_logger()
 
-_OBJECT_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[!-~]{1,1000}")
 _MAX_MIRROR_PAUSE_S = 30.0
 
 
@@ -33,43 +35,47 @@ async def judge(
     The judgement takes a second, so it is made outside the ledger's lock and made again when meanwhile another
     candidate became champion. Raises `Transient` when the object store or the database is away.
     """
+    inspection = await asyncio.to_thread(inspect_bundle, objects.get, event)
     while True:
         async with store.transaction(pool) as connection:
             champion = await store.champion(connection)
         with DECISION_SECONDS.time():
-            verdict = await _judged(event, champion, objects, policy)
-        recorded = await store.record(pool, event, envelope, verdict, champion, policy)
+            case = await _case(event, champion, objects, inspection)
+            verdict = await asyncio.to_thread(domain.judge, policy, case)
+        recorded = await store.record(pool, event, envelope, verdict, champion, kept(policy, case, verdict))
         if recorded is store.Recorded.STALE:
             continue
         if recorded is store.Recorded.DECIDED:
-            DECISIONS.labels(verdict.outcome, verdict.reason).inc()
+            DECISIONS.labels(store.outcome(verdict), verdict.reason).inc()
             log.info(
-                "candidate_judged", outcome=verdict.outcome, model=event.model.name, version=event.model.version,
+                "candidate_judged", outcome=store.outcome(verdict), model=event.model.name, version=event.model.version,
                 reason=verdict.reason, detail=verdict.detail,
             )  # fmt: skip
         return recorded
 
 
-async def _judged(event: ModelRegistered, champion: Decision | None, objects: ObjectStore, policy: Policy) -> Verdict:
+async def _case(
+    event: ModelRegistered, champion: Decision | None, objects: ObjectStore, inspection: Inspection
+) -> Case:
     try:
-        candidate = await fetch_evidence(objects, event.evidence)
+        evidence: Evidence | EvidenceError = await fetch_evidence(objects, event.evidence)
     except EvidenceError as error:
-        return Verdict(Reason.BAD_EVIDENCE, str(error))
-    contender = None
+        evidence = error
+    opponent = None
     if champion is not None:
         try:
-            evidence = await fetch_evidence(objects, champion.event.evidence)
+            its = await fetch_evidence(objects, champion.event.evidence)
         except EvidenceError as error:
             # Not the candidate's fault, and not a licence to replace the champion unseen.
             log.error("champion_evidence_unreadable", reason=str(error))  # noqa: TRY400  the reason says it all
-            evidence = None
-        contender = Contender(evidence, champion.event.synthetic)
-    return await asyncio.to_thread(decide, contender, candidate, synthetic=event.synthetic, policy=policy)
+            its = None
+        opponent = Champion(champion.event.bundle.sha256, champion.event.synthetic, champion.event.evidence, its)
+    return Case(event, evidence, opponent, inspection, datetime.now(UTC))
 
 
 async def fetch_evidence(objects: ObjectStore, ref: ArtifactRef) -> Evidence:
     """Read and verify evidence. Raises `EvidenceError`, or `Transient` when the store is away."""
-    if not _OBJECT_URI.fullmatch(ref.uri):
+    if not OBJECT_URI.fullmatch(ref.uri):
         raise EvidenceError(f"{ref.uri!r} does not name an object")
     if ref.size_bytes > MAX_EVIDENCE_BYTES:
         raise EvidenceError(f"the evidence has {ref.size_bytes} bytes, more than {MAX_EVIDENCE_BYTES}")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from readmit_contracts.events import ModelPromoted, ModelRegistered, ModelRejected, ModelVersion
-from readmit_promoter.domain import Verdict
+from readmit_promoter.canonical import Document
+from readmit_promoter.verdict import Verdict
 
 #: Who decides and announces.
 SOURCE = "promoter"
@@ -26,7 +26,7 @@ class Decision:
     epoch: int | None
     champion_before: ModelVersion | None
     champion_evidence_sha256: str | None
-    policy: dict[str, Any]
+    kept: Document
     decided_at: datetime
 
 

@@ -6,12 +6,12 @@ import math
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from readmit_promoter.domain import Reason, Verdict
 from readmit_promoter.ledger import Decision
+from readmit_promoter.verdict import ACCEPTING, Reason
 
 DECISIONS = Counter(
     "decisions_total",
-    "Candidates judged, by outcome and reason. bad_evidence: look at the trainer; insufficient_evidence: at the split.",
+    "Candidates judged, by outcome and reason. bad_*: look at the trainer; insufficient_evidence: at the split.",
     ["outcome", "reason"],
 )
 DECISION_SECONDS = Histogram(
@@ -54,7 +54,7 @@ REGISTRY_LAGS = Gauge(
 
 # A rate needs a zero to start from.
 for reason in Reason:
-    DECISIONS.labels(Verdict(reason, "").outcome, reason)
+    DECISIONS.labels("promoted" if reason in ACCEPTING else "rejected", reason)
 
 
 def show_champion(champion: Decision | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AnyHttpUrl, Field
+from pydantic import AnyHttpUrl, Field, FilePath
 from pydantic_settings import BaseSettings
 
 from readmit_chassis.settings import KafkaSettings, PostgresSettings, S3Settings, service_config
@@ -21,4 +21,5 @@ class Settings(BaseSettings):
     postgres: PostgresSettings
     s3: S3Settings
     mlflow_url: AnyHttpUrl
+    policy_file: FilePath | None = None
     reconcile_interval_s: Annotated[float, Field(gt=0)] = 60.0

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import psycopg
@@ -28,9 +27,10 @@ from readmit_contracts.events import (
     ModelVersion,
 )
 from readmit_contracts.topics import MODEL_PROMOTED, MODEL_REJECTED
-from readmit_promoter.discrimination import Interval, flattened
-from readmit_promoter.domain import Policy, Reason, Verdict
+from readmit_promoter.bootstrap import flattened
+from readmit_promoter.canonical import Document
 from readmit_promoter.ledger import SOURCE, Decision, announcement, rejection
+from readmit_promoter.verdict import Verdict
 
 SCHEMA = "governance"
 Connection = psycopg.AsyncConnection[DictRow]
@@ -108,11 +108,12 @@ async def record(
     envelope: Envelope,
     verdict: Verdict,
     judged_against: Decision | None,
-    policy: Policy,
+    kept: Document,
 ) -> Recorded:
     """Write the verdict, the inbox row and `model.promoted` or `model.rejected`, all or nothing.
 
-    Raises `BadMessage` when the same name and version was decided on for another bundle.
+    `kept` is what the verdict follows from (`replay.kept`). Raises `BadMessage` when the same name and version was
+    decided on for another bundle.
     """
     async with transaction(pool) as connection:
         await lock(connection, "decisions")
@@ -122,7 +123,7 @@ async def record(
         if _id(present) != _id(judged_against):
             await connection.rollback()
             return Recorded.STALE
-        decision = _decide(event, verdict, present, policy)
+        decision = _decide(event, verdict, present, kept)
         await connection.execute(_INSERT, _row(decision))
         if decision.epoch is not None:
             await _announce(connection, decision, envelope)
@@ -176,20 +177,25 @@ async def _announce_rejection(connection: Connection, decision: Decision, cause:
     await enqueue(connection, SCHEMA, topic=MODEL_REJECTED.name, key=MODEL_STREAM, event=event, envelope=envelope)
 
 
+def outcome(verdict: Verdict) -> Literal["promoted", "rejected"]:
+    """As the ledger and the REST face call it. Nobody can be asked yet, so a candidate that is held is rejected."""
+    return "promoted" if verdict.accepted else "rejected"
+
+
 def _id(decision: Decision | None) -> UUID | None:
     return decision.decision_id if decision else None
 
 
-def _decide(event: ModelRegistered, verdict: Verdict, present: Decision | None, policy: Policy) -> Decision:
+def _decide(event: ModelRegistered, verdict: Verdict, present: Decision | None, kept: Document) -> Decision:
     last_epoch = (present.epoch if present else None) or 0
     return Decision(
         decision_id=uuid4(),
         event=event,
         verdict=verdict,
-        epoch=last_epoch + 1 if verdict.promoted else None,
+        epoch=last_epoch + 1 if verdict.accepted else None,
         champion_before=present.event.model if present else None,
         champion_evidence_sha256=present.event.evidence.sha256 if present else None,
-        policy=asdict(policy),
+        kept=kept,
         decided_at=datetime.now(UTC),
     )
 
@@ -200,7 +206,7 @@ def _row(decision: Decision) -> dict[str, Any]:
         "decision_id": decision.decision_id,
         "model_name": event.model.name,
         "model_version": event.model.version,
-        "outcome": verdict.outcome,
+        "outcome": outcome(verdict),
         "reason": verdict.reason.value,
         "detail": verdict.detail,
         **flattened("auroc", verdict.auroc),
@@ -210,7 +216,7 @@ def _row(decision: Decision) -> dict[str, Any]:
         "champion_before": Jsonb(before.model_dump()) if before else None,
         "evidence_sha256": event.evidence.sha256,
         "champion_evidence_sha256": decision.champion_evidence_sha256,
-        "policy": Jsonb(decision.policy),
+        "policy": Jsonb(decision.kept),
         "event": Jsonb(event.model_dump(mode="json")),
         "decided_at": decision.decided_at,
     }
@@ -221,21 +227,10 @@ def _decision(row: Mapping[str, Any]) -> Decision:
     return Decision(
         decision_id=row["decision_id"],
         event=ModelRegistered.model_validate(row["event"]),
-        verdict=Verdict(
-            Reason(row["reason"]),
-            row["detail"],
-            _interval(row, "auroc"),
-            _interval(row, "difference"),
-            row["common_rows"],
-        ),
+        verdict=Verdict.from_document(row["policy"]["verdict"]),
         epoch=row["epoch"],
         champion_before=ModelVersion.model_validate(before) if before else None,
         champion_evidence_sha256=row["champion_evidence_sha256"],
-        policy=row["policy"],
+        kept=row["policy"],
         decided_at=row["decided_at"],
     )
-
-
-def _interval(row: Mapping[str, Any], name: str) -> Interval | None:
-    point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    return None if point is None else Interval(point, low, high)
