@@ -135,6 +135,10 @@ class Heard:
     at: float
 
 
+def _is_load(loaded: ModelLoaded) -> bool:
+    return loaded.occasion == "load" and loaded.role == "champion"
+
+
 class Promoter:
     """Writes bundles to S3, publishes `model.promoted`, and hears what pods say. A thread with its own event loop."""
 
@@ -181,7 +185,7 @@ class Promoter:
         """What so many pods have said of the promotion. Ends the benchmark when one refuses or says nothing."""
 
         def said() -> list[Heard]:
-            return [heard for heard in self._heard if heard.loaded.epoch == promotion.epoch]
+            return [heard for heard in self._heard if heard.loaded.epoch == promotion.epoch and _is_load(heard.loaded)]
 
         with self._news:
             if not self._news.wait_for(lambda: len(said()) >= pods, _PATIENCE_S):

@@ -50,7 +50,7 @@ async def announce(promoter: KafkaBroker, promotion: ModelPromoted) -> None:
 
 
 async def announced(kafka: KafkaSettings, pod_id: str, count: int) -> list[ModelLoaded]:
-    """The first announcements of a pod."""
+    """The first loads that a pod announces."""
     consumer = AIOKafkaConsumer(
         MODEL_LOADED.name, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
     )
@@ -60,7 +60,7 @@ async def announced(kafka: KafkaSettings, pod_id: str, count: int) -> list[Model
         async with asyncio.timeout(30):
             async for record in consumer:
                 loaded = ModelLoaded.model_validate_json(record.value)
-                if loaded.pod_id == pod_id:
+                if loaded.pod_id == pod_id and loaded.occasion == "load":
                     headers = {name: value.decode() for name, value in record.headers}
                     assert Envelope.from_headers(headers).type == ModelLoaded.EVENT_TYPE
                     assert record.key == pod_id.encode()

@@ -14,6 +14,7 @@ from readmit_inference import metrics
 from readmit_inference.domain import Answered
 from readmit_inference.patience import patience
 from readmit_inference.prediction_event import Logged, Record
+from readmit_inference.trial import compare
 
 log = structlog.get_logger()
 
@@ -22,6 +23,7 @@ Publish = Callable[[AsyncIterator[Record]], Awaitable[None]]
 
 _FULL = metrics.PREDICTION_LOG_DROPPED.labels("full")
 _SHUTDOWN = metrics.PREDICTION_LOG_DROPPED.labels("shutdown")
+_SKIPPED = metrics.SHADOW_SKIPPED
 #: How long answers gather before they leave: a delivery costs about the same for one as for hundreds.
 _LINGER_S = 0.05
 #: Answers in one delivery, at most.
@@ -31,6 +33,8 @@ _ROOM_S = 5.0
 #: Answers encoded before requests get their turn again (some 0.6 ms), or one in so many of those that wait where that
 #: is more: any number of requests may be answered in such a turn, and slices of one size would fall behind them.
 _SLICE, _SHARE = 32, 4
+#: What asking the other model takes of a slice: as much as encoding so many answers.
+_COMPARED = 4
 
 
 class PredictionLog:
@@ -124,9 +128,20 @@ class PredictionLog:
     async def _encoded(self) -> AsyncIterator[Record]:
         """What leaves, encoded one by one as it is packed, so that warm memory is used again."""
         left = 0
-        for logged in self._leaving:
-            if not left:
+        for at, logged in enumerate(self._leaving):
+            if left <= 0:
                 await asyncio.sleep(0)
                 left = max(_SLICE, len(self._waiting) // _SHARE)
             left -= 1
+            if logged.answered.beside is not None and logged.other is None:
+                self._leaving[at] = logged = self._compared(logged)  # noqa: PLW2901  kept, should it be sent again
+                left -= 0 if logged.other is None else _COMPARED
             yield self._encode(logged)
+
+    def _compared(self, logged: Logged) -> Logged:
+        """With what the other model says. Where the log is behind, that is what it goes without first."""
+        beside = logged.answered.beside
+        if beside is None or beside.other is None or len(self._waiting) * 2 <= self._capacity:
+            return logged._replace(other=compare(logged.answered))
+        _SKIPPED.inc()
+        return logged._replace(answered=logged.answered._replace(beside=beside._replace(other=None)))
