@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
 from readmit_bundle import load_model
+from readmit_bundle.scorers import Floats
 from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
@@ -231,7 +235,37 @@ class TestLogged:
         assert count("shadow_skipped_total") == skipped + without
         assert count("prediction_log_dropped_total", reason="full") == lost
         assert {event["rollout_id"] for event in events} == {str(ROLLOUT_ID)}
-        assert events[-1]["other"] is not None
+
+    async def test_a_model_that_takes_its_time_is_asked_for_a_tenth_of_it(
+        self, store: MemoryStore, trial: Callable[..., Trial]
+    ) -> None:
+        class Slow:
+            def one(self, _: Floats) -> float:
+                time.sleep(0.01)
+                return -1.0
+
+            def many(self, rows: Floats) -> Floats:
+                return np.array([self.one(row) for row in rows])
+
+            def shapley(self, row: Floats) -> tuple[Floats, float]:
+                return row, 0.0
+
+        fast = trial("shadow")
+        slow = Trial(
+            fast.changed, replace(fast.challenger, model=replace(fast.challenger.model, scorer=Slow()))
+        )  # fmt: skip
+        serving = prepare(CHAMPION, promote(store, CHAMPION, epoch=1))
+        answered = answer(serving, slow, of_patient(7))
+        records: list[Record] = []
+        gate = asyncio.Event()
+        gate.set()
+        began, skipped = time.monotonic(), count("shadow_skipped_total")
+        async with self.log(records, gate, 1000) as log:
+            for _ in range(400):
+                log.add(answered, 0.001)
+            await until(lambda: len(records) == 400)
+        compared = 400 - (count("shadow_skipped_total") - skipped)
+        assert 10 <= compared <= 12 + (time.monotonic() - began) * 0.1 / 0.01
 
     async def test_what_is_sent_again_is_not_asked_again(self, store: MemoryStore, trial: Callable[..., Trial]) -> None:
         serving = prepare(CHAMPION, promote(store, CHAMPION, epoch=1))

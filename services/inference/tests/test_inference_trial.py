@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,10 +16,11 @@ from prometheus_client import REGISTRY
 from readmit_bundle.scorers import Floats
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
-from readmit_inference.domain import Serving, predict, prepare
+from readmit_inference.comparison import OtherScore, TimeShare, compare
+from readmit_inference.domain import Answered, Serving, predict, prepare
 from readmit_inference.errors import InvalidEncounter, NoModel
 from readmit_inference.testing import ROLLOUT_ID, promote, rollout, tiny_bundle
-from readmit_inference.trial import Trial, answer, compare, position
+from readmit_inference.trial import Trial, answer, position
 
 OTHER_ID = UUID("00000000-0000-4000-8000-000000000001")
 #: Of one patient, as it was once drawn.
@@ -43,6 +45,13 @@ class Broken:
 
     def shapley(self, row: Floats) -> tuple[Floats, float]:
         raise NotImplementedError
+
+
+def asked(answered: Answered) -> OtherScore:
+    """What the model that did not answer says."""
+    assert answered.beside is not None
+    assert answered.beside.other is not None
+    return compare(answered.beside, answered.beside.other, answered)
 
 
 def count(name: str, **labels: str) -> float:
@@ -128,8 +137,7 @@ class TestAnswer:
         assert (named.role, named.sha256, named.epoch) == ("challenger", tiny_bundle(2, family="lightgbm").sha256, 3)
         assert answered.risk == predict(trial.challenger, example_encounter()).risk
         assert count("challenger_answers_total", stage="canary") == before + 1
-        other = compare(answered)
-        assert other is not None
+        other = asked(answered)
         assert (other.serving, other.risk) == (champion, predict(champion, example_encounter()).risk)
 
     def test_in_a_shadow_the_champion_answers_and_the_challenger_is_compared(
@@ -142,8 +150,7 @@ class TestAnswer:
             name: count(name) for name in ("shadow_difference_count", "shadow_difference_sum", "shadow_flips_total")
         }
         shadows = count("challenger_answers_total", stage="shadow")
-        other = compare(answered)
-        assert other is not None
+        other = asked(answered)
         assert other.risk is not None
         assert other.score_s > 0
         assert other.risk == predict(trial.challenger, example_encounter()).risk
@@ -159,8 +166,7 @@ class TestAnswer:
     ) -> None:
         trial = trial_of("shadow", share=0.0)
         encounter = example_encounter() | {"history": {"previous_encounters": 4}}
-        other = compare(answer(champion, trial, encounter))
-        assert other is not None
+        other = asked(answer(champion, trial, encounter))
         assert other.risk == predict(trial.challenger, encounter).risk
 
     @pytest.mark.parametrize("risk", [None, math.nan], ids=["raises", "not a number"])
@@ -171,8 +177,7 @@ class TestAnswer:
         answered = answer(champion, broken(trial_of(), risk), example_encounter())
         assert answered.serving is champion
         assert answered.risk == predict(champion, example_encounter()).risk
-        other = compare(answered)
-        assert other is not None
+        other = asked(answered)
         assert (other.serving.named.role, other.risk, other.readmitted_within_30_days) == ("challenger", None, None)
         assert count("challenger_failures_total") == before[0] + 1
         assert count("challenger_answers_total", stage="canary") == before[1]
@@ -181,8 +186,7 @@ class TestAnswer:
         self, champion: Serving, trial_of: Callable[..., Trial]
     ) -> None:
         before = count("challenger_failures_total"), count("shadow_difference_count")
-        other = compare(answer(champion, broken(trial_of("shadow", share=0.0)), example_encounter()))
-        assert other is not None
+        other = asked(answer(champion, broken(trial_of("shadow", share=0.0)), example_encounter()))
         assert other.risk is None
         assert (count("challenger_failures_total"), count("shadow_difference_count")) == (before[0] + 1, before[1])
 
@@ -195,4 +199,16 @@ class TestAnswer:
     def test_without_a_trial_nothing_is_compared(self, champion: Serving) -> None:
         answered = answer(champion, None, example_encounter())
         assert answered.beside is None
-        assert compare(answered) is None
+
+
+def test_a_share_of_the_time_is_no_more_whatever_one_piece_takes() -> None:
+    share = TimeShare(0.1, 0.01)
+    assert share.is_left()
+    share.spend(0.012)
+    assert not share.is_left()  # 2 ms too much are 20 ms of waiting
+    time.sleep(0.03)
+    assert share.is_left()
+    time.sleep(0.2)
+    share.is_left()
+    share.spend(0.012)  # what is saved up is bounded
+    assert not share.is_left()

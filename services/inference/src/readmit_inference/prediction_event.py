@@ -15,8 +15,8 @@ from readmit_contracts.encounter import COLUMNS, Kind
 from readmit_contracts.events import PredictionMade
 from readmit_features.cleaning import Value
 from readmit_features.split import Split, split_of
+from readmit_inference.comparison import OtherScore
 from readmit_inference.domain import Answered, Serving
-from readmit_inference.trial import OtherScore
 
 _IDENTIFIERS = tuple(column.key for column in COLUMNS if column.kind is Kind.IDENTIFIER)
 #: What the envelope of each event says anew.

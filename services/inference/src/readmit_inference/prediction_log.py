@@ -11,10 +11,10 @@ import structlog
 
 from readmit_chassis.failures import Transient
 from readmit_inference import metrics
+from readmit_inference.comparison import TimeShare, compare
 from readmit_inference.domain import Answered
 from readmit_inference.patience import patience
 from readmit_inference.prediction_event import Logged, Record
-from readmit_inference.trial import compare
 
 log = structlog.get_logger()
 
@@ -35,6 +35,8 @@ _ROOM_S = 5.0
 _SLICE, _SHARE = 32, 4
 #: What asking the other model takes of a slice: as much as encoding so many answers.
 _COMPARED = 4
+#: Of the time, what asking the other model may take; of a second's share, what was not needed is saved up.
+_ASKING_SHARE, _ASKING_SAVED_S = 0.1, 0.1
 
 
 class PredictionLog:
@@ -60,6 +62,7 @@ class PredictionLog:
         self._news = asyncio.Event()
         self._tried = asyncio.Event()
         self._away = False
+        self._asking = TimeShare(_ASKING_SHARE, _ASKING_SAVED_S)
         metrics.PREDICTION_LOG_BUFFERED.set_function(self.__len__)
 
     def __len__(self) -> int:
@@ -139,9 +142,13 @@ class PredictionLog:
             yield self._encode(logged)
 
     def _compared(self, logged: Logged) -> Logged:
-        """With what the other model says. Where the log is behind, that is what it goes without first."""
+        """With what the other model says. A log or a pod that has much to do goes without that first."""
         beside = logged.answered.beside
-        if beside is None or beside.other is None or len(self._waiting) * 2 <= self._capacity:
-            return logged._replace(other=compare(logged.answered))
-        _SKIPPED.inc()
-        return logged._replace(answered=logged.answered._replace(beside=beside._replace(other=None)))
+        if beside is None or beside.other is None:
+            return logged
+        if len(self._waiting) * 2 > self._capacity or not self._asking.is_left():
+            _SKIPPED.inc()
+            return logged._replace(answered=logged.answered._replace(beside=beside._replace(other=None)))
+        other = compare(beside, beside.other, logged.answered)
+        self._asking.spend(other.score_s)
+        return logged._replace(other=other)

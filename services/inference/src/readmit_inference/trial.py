@@ -1,10 +1,9 @@
-"""Which of two models answers an encounter, and what the other one says of it. No I/O but metrics."""
+"""Which of two models answers an encounter. No I/O but metrics."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Mapping
 from typing import NamedTuple
 from uuid import UUID
@@ -19,18 +18,8 @@ from readmit_inference.domain import Answered, Serving, predict, read, score
 log = structlog.get_logger()
 
 _IN_CANARY = metrics.CHALLENGER_ANSWERS.labels("canary")
-_IN_SHADOW = metrics.CHALLENGER_ANSWERS.labels("shadow")
 _BITS = 53  # of a float's fraction: what is drawn stays below 1
 _POSITIONS = float(1 << _BITS)
-
-
-class OtherScore(NamedTuple):
-    """What the model that did not answer says; without a risk where it failed."""
-
-    serving: Serving
-    risk: float | None
-    readmitted_within_30_days: bool | None
-    score_s: float
 
 
 class Trial:
@@ -92,7 +81,7 @@ def answer(serving: Serving | None, trial: Trial | None, encounter: Mapping[str,
         return score(serving, cleaned)._replace(beside=Beside(trial, challenger, values))
     try:
         answered = score(challenger, cleaned)
-        _check(answered.risk)
+        check(answered.risk)
     except Exception as error:  # noqa: BLE001  a model on trial may fail in any way; patients get their answer
         trial.count_failure(challenger, error)
         return score(serving, cleaned)._replace(beside=Beside(trial, challenger, values, has_failed=True))
@@ -100,31 +89,7 @@ def answer(serving: Serving | None, trial: Trial | None, encounter: Mapping[str,
     return answered._replace(beside=Beside(trial, serving, values))
 
 
-def compare(answered: Answered) -> OtherScore | None:
-    """Ask the model that did not answer, and count what comes of it. None where it is not to be asked."""
-    beside = answered.beside
-    if beside is None or beside.other is None:
-        return None
-    trial, other = beside.trial, beside.other
-    if beside.has_failed:
-        return OtherScore(other, None, None, 0.0)
-    started = time.perf_counter()
-    try:
-        risk = other.model.score_values(beside.values)
-        _check(risk)
-    except Exception as error:  # noqa: BLE001  as above; and the log has to go on
-        trial.count_failure(other, error)
-        return OtherScore(other, None, None, time.perf_counter() - started)
-    score_s = time.perf_counter() - started
-    verdict = risk >= other.model.threshold
-    metrics.SHADOW_DIFFERENCE.observe(abs(risk - answered.risk))
-    if verdict != answered.readmitted_within_30_days:
-        metrics.SHADOW_FLIPS.inc()
-    if trial.changed.stage == "shadow":
-        _IN_SHADOW.inc()
-    return OtherScore(other, risk, verdict, score_s)
-
-
-def _check(risk: float) -> None:
+def check(risk: float) -> None:
+    """Raises ValueError."""
     if not 0.0 <= risk <= 1.0:  # NaN is not, either
         raise ValueError("the risk is no probability")
