@@ -17,10 +17,11 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 from starlette.types import ASGIApp
 
-from readmit_inference.access.api_keys import ApiKeys
-from readmit_inference.access.client import Limit, anonymous
+from readmit_chassis.access.api_keys import ApiKeys
+from readmit_chassis.access.client import Limit
 from readmit_inference.access.gate import Gate, Proof
 from readmit_inference.access.rate_limit import RateLimiter
+from readmit_inference.access.scopes import SCOPES, anonymous
 from readmit_inference.access.tokens import Tokens
 
 KEYS = 1_000
@@ -56,7 +57,7 @@ def keys(limit: Limit | None) -> ApiKeys:
         {"id": f"client-{k}", "sha256": hashlib.sha256(key.encode()).hexdigest()}
         for k, key in enumerate([KEY, *(str(k) for k in range(1, KEYS))])
     ]
-    made = ApiKeys(limit)
+    made = ApiKeys(SCOPES, limit)
     made.use(json.dumps({"keys": entries}).encode())
     return made
 

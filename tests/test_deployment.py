@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from readmit_chassis.access.api_keys import ApiKeys
 from readmit_chassis.settings import variables
-from readmit_inference.access.api_keys import ApiKeys
+from readmit_inference.access.scopes import SCOPES
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("ingestor", "trainer", "promoter", "monitor", "inference", "ui")
@@ -215,7 +216,7 @@ def test_compose_gives_each_service_what_its_settings_require_and_nothing_they_d
 def test_inference_understands_the_list_of_keys_that_make_secrets_makes(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     subprocess.run([sys.executable, ROOT / "infra/secrets/generate.py", "--directory", folder], check=True)
-    keys = ApiKeys()
+    keys = ApiKeys(SCOPES)
     keys.use((folder / "inference_api_keys.json").read_bytes())
     for client in ("ui", "locust", "jupyter"):
         known = keys.client_of((folder / f"{client}_inference_api_key").read_bytes())

@@ -20,13 +20,13 @@ from joserfc.jwk import KeySet, RSAKey
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from readmit_chassis.access.watched_file import Unusable, WatchedFile
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.prediction import Problem
-from readmit_inference.access.client import anonymous
 from readmit_inference.access.gate import Gate
 from readmit_inference.access.rate_limit import RateLimiter
-from readmit_inference.access.watched_file import Unusable, WatchedFile
+from readmit_inference.access.scopes import anonymous
 from readmit_inference.settings import OidcSettings, RateSettings, Settings
 from readmit_inference.testing import Service, promote, running, tiny_bundle, until
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readmit_inference.access.api_keys import ApiKeys, parse_key_file
-from readmit_inference.access.client import SCOPES, Limit
-from readmit_inference.access.watched_file import Unusable
+from readmit_chassis.access.api_keys import ApiKeys, parse_key_file
+from readmit_chassis.access.client import Limit
+from readmit_chassis.access.watched_file import Unusable
+from readmit_inference.access.scopes import SCOPES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -30,7 +31,7 @@ def key_file(*entries: dict[str, Any]) -> bytes:
 
 
 def keys(*entries: dict[str, Any], now: datetime = NOW, default_limit: Limit | None = None) -> ApiKeys:
-    made = ApiKeys(default_limit, now=now.timestamp)
+    made = ApiKeys(SCOPES, default_limit, now=now.timestamp)
     made.use(key_file(*entries))
     return made
 
@@ -41,7 +42,7 @@ def test_a_key_is_known_by_its_digest_and_says_what_its_client_may() -> None:
     assert ward is not None
     assert lab is not None
     assert (ward.label, ward.scopes, ward.limit) == ("ward", {"model"}, Limit(2.5, 3))
-    assert (lab.label, lab.scopes, lab.limit) == ("lab", SCOPES, None)
+    assert (lab.label, lab.scopes, lab.limit) == ("lab", SCOPES.default, None)
     assert known.client_of(b"three") is None
 
 
@@ -136,21 +137,21 @@ def test_the_command_shows_a_key_once_and_keeps_its_digest(tmp_path: Path) -> No
     assert first != second
     assert first not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o444
-    known = ApiKeys()
+    known = ApiKeys(SCOPES)
     known.use(file.read_bytes())
     old, new = known.client_of(first.encode()), known.client_of(second.encode())
     assert old is not None
     assert new is not None
     assert (old.limit, old.scopes) == (Limit(5, 5), {"predict"})
     assert (new.limit, new.scopes) == (Limit(5, 5), {"predict"}), "the second follows the first"
-    (_, expiring) = parse_key_file(file.read_bytes()).keys
+    (_, expiring) = parse_key_file(file.read_bytes(), SCOPES).keys
     assert expiring.expires is not None
     assert timedelta(days=29) < expiring.expires - datetime.now(UTC) < timedelta(days=31)
 
 
 def test_without_a_file_the_command_prints_the_entry_to_put_into_one() -> None:
     done = command("--id", "ward")
-    known = ApiKeys()
+    known = ApiKeys(SCOPES)
     known.use(key_file(json.loads(done.stderr)))
     assert known.client_of(done.stdout.strip().encode()) is not None
 

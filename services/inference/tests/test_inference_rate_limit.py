@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from readmit_inference.access.client import SCOPES, Client, Limit
+from readmit_chassis.access.client import Client, Limit
 from readmit_inference.access.rate_limit import RateLimiter, TokenBucket
+from readmit_inference.access.scopes import SCOPES
 
 limits = st.builds(Limit, st.floats(0.1, 1000), st.integers(1, 100))
 gaps_s = st.lists(st.floats(0, 20) | st.just(0.0), min_size=1, max_size=200)
@@ -21,7 +22,7 @@ class Clock:
 
 
 def client(name: str, limit: Limit | None) -> Client:
-    return Client(name, name, SCOPES, limit)
+    return Client(name, name, SCOPES.default, limit)
 
 
 @given(limits, gaps_s)

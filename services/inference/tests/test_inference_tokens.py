@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
+from readmit_chassis.access.client import Limit
+from readmit_chassis.access.watched_file import Unusable
 from readmit_inference.access import tokens as tokens_module
-from readmit_inference.access.client import Limit
 from readmit_inference.access.tokens import Tokens, fetch_jwks, follow_issuer, is_private
-from readmit_inference.access.watched_file import Unusable
 from readmit_inference.errors import IssuerUnavailable
 from readmit_inference.testing import until
 

@@ -44,3 +44,13 @@ READINESS = Gauge(
     "1 while a condition of /readyz holds. 0 for long: the process waits for that dependency.",
     ["condition"],
 )
+ACCESS_READS = Counter(
+    "access_reads",
+    "Readings of a file or issuer that says who may ask, by source (keys, issuer) and outcome (used, refused).",
+    ["source", "outcome"],
+)
+ACCESS_STALE = Gauge(
+    "access_stale",
+    "1 while the newest keys of a source (keys, issuer) can't be used and those before are in force: see the log.",
+    ["source"],
+)

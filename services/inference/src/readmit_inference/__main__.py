@@ -6,11 +6,12 @@ import argparse
 import gc
 import sys
 
+from readmit_chassis.access.key_command import add_keys_command
+from readmit_chassis.access.watched_file import Unusable
 from readmit_chassis.logs import configure_logging
 from readmit_chassis.process import Process, run
 from readmit_chassis.settings import load_settings
-from readmit_inference.access.key_command import add_keys_command
-from readmit_inference.access.watched_file import Unusable
+from readmit_inference.access.scopes import SCOPES
 from readmit_inference.app import make_app
 from readmit_inference.late_store import LateStore
 from readmit_inference.settings import Settings
@@ -23,7 +24,9 @@ _SWITCH_S = 0.0005
 def main() -> None:
     """Run the service, or the command that makes keys for it."""
     parser = argparse.ArgumentParser(prog="python -m readmit_inference", description=__doc__)
-    add_keys_command(parser.add_subparsers(help="without one of these, the service runs"))
+    add_keys_command(
+        parser.add_subparsers(help="without one of these, the service runs"), SCOPES, variable="INFERENCE_API_KEYS_FILE"
+    )
     options = parser.parse_args()
     if "run" in options:
         sys.exit(options.run(options))

@@ -12,6 +12,7 @@ from faststream.kafka import KafkaBroker
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from readmit_bundle import preload
+from readmit_chassis.access.client import Limit
 from readmit_chassis.envelope import Envelope
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import follow, keep_starting, make_broker
@@ -19,7 +20,6 @@ from readmit_chassis.process import Process
 from readmit_contracts.events import ModelLoaded, ModelPromoted, RolloutChanged
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, ROLLOUT_CHANGED
 from readmit_inference import problems
-from readmit_inference.access.client import Limit
 from readmit_inference.access.document import describe_access
 from readmit_inference.access.entrance import Entrance, Issuer
 from readmit_inference.announcer import Announcer, said_once

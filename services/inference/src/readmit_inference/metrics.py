@@ -114,16 +114,6 @@ ACCESS_REFUSED = Counter(
     "limit, or a word; forbidden: another scope; unauthorized: somebody's key has expired, or somebody tries.",
     ["code", "client"],
 )
-ACCESS_READS = Counter(
-    "access_reads",
-    "Readings of a file or issuer that says who may ask, by source (keys, issuer) and outcome (used, refused).",
-    ["source", "outcome"],
-)
-ACCESS_STALE = Gauge(
-    "access_stale",
-    "1 while the newest keys of a source (keys, issuer) can't be used and those before are in force: see the log.",
-    ["source"],
-)
 
 # A rate needs a zero to start from.
 for outcome in ("unauthorized", "rate_limited", "issuer_unavailable"):

@@ -12,11 +12,12 @@ import structlog
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from readmit_inference.access.api_keys import ApiKeys
-from readmit_inference.access.client import Limit, anonymous
+from readmit_chassis.access.api_keys import ApiKeys
+from readmit_chassis.access.client import Limit
+from readmit_chassis.access.watched_file import WatchedFile
 from readmit_inference.access.gate import Gate, Proof
 from readmit_inference.access.rate_limit import RateLimiter
-from readmit_inference.access.watched_file import WatchedFile
+from readmit_inference.access.scopes import SCOPES, anonymous
 
 log = structlog.get_logger()
 
@@ -43,7 +44,7 @@ class Entrance:
         self._follow_issuer: Callable[[], Coroutine[Any, Any, None]] | None = None
         self._proofs: list[Proof] = []
         if api_keys_file is not None:
-            keys = ApiKeys(limit)
+            keys = ApiKeys(SCOPES, limit)
             self._read(WatchedFile(api_keys_file, keys.use, "keys"))
             self._proofs.append(keys)
         if issuer is not None:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from readmit_chassis.access.client import Client, credential_in
 from readmit_inference import metrics
-from readmit_inference.access.client import Client
 from readmit_inference.access.paths import is_open, is_prediction, scope_for
 from readmit_inference.access.rate_limit import RateLimiter
 from readmit_inference.errors import Forbidden, PredictionRefused, RateLimited, Unauthorized
@@ -75,17 +75,6 @@ class Gate:
         wait_s = self._limiter.take(client)
         if wait_s > 0.0:
             raise RateLimited("More requests than this client may make: go slower, and wait for Retry-After.", wait_s)
-
-
-def credential_in(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key or token of a request; `X-API-Key` before `Authorization: Bearer`."""
-    bearer = None
-    for name, value in headers:
-        if name == b"x-api-key":
-            return value
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            bearer = value[7:].strip()
-    return bearer
 
 
 def _count(refused: PredictionRefused, client: Client | None, scope: Scope) -> None:

@@ -6,7 +6,7 @@ there under the version of the API.
 
 from __future__ import annotations
 
-from readmit_inference.access.client import Scope
+from readmit_inference.access.scopes import Scope
 
 _VERSION = "/v1"
 

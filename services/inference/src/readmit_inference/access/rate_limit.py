@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from readmit_inference.access.client import Client, Limit
+from readmit_chassis.access.client import Client, Limit
 
 #: What rounding may take from a whole token.
 _ROUNDING = 1e-9

@@ -20,9 +20,9 @@ from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 
-from readmit_inference import metrics
-from readmit_inference.access.client import Client, Limit
-from readmit_inference.access.watched_file import Unusable
+from readmit_chassis.access.client import Client, Limit
+from readmit_chassis.access.watched_file import Unusable
+from readmit_chassis.metrics import ACCESS_READS, ACCESS_STALE
 from readmit_inference.errors import IssuerUnavailable
 from readmit_inference.patience import patience
 
@@ -142,13 +142,13 @@ async def follow_issuer(
             try:
                 tokens.use(await fetch_jwks(http, issuer))
             except Unusable as unusable:
-                metrics.ACCESS_READS.labels(SOURCE, "refused").inc()
-                metrics.ACCESS_STALE.labels(SOURCE).set(1)
+                ACCESS_READS.labels(SOURCE, "refused").inc()
+                ACCESS_STALE.labels(SOURCE).set(1)
                 log.warning("issuer_keys_refused", issuer=issuer, reason=str(unusable))
                 await asyncio.sleep(next(pauses))
                 continue
-            metrics.ACCESS_READS.labels(SOURCE, "used").inc()
-            metrics.ACCESS_STALE.labels(SOURCE).set(0)
+            ACCESS_READS.labels(SOURCE, "used").inc()
+            ACCESS_STALE.labels(SOURCE).set(0)
             pauses = patience()
             await asyncio.sleep(soonest_s)
             try:

@@ -15,8 +15,8 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from readmit_inference.access.client import SCOPES, Client, Limit, Scope
-from readmit_inference.access.watched_file import Unusable
+from readmit_chassis.access.client import Client, Limit, Scopes
+from readmit_chassis.access.watched_file import Unusable
 
 #: So many bytes of a digest find its key, and the whole is then compared.
 _INDEX_BYTES = 8
@@ -33,7 +33,7 @@ class KeyEntry(BaseModel):
     expires: AwareDatetime | None = None
     requests_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     burst: Annotated[int, Field(ge=1)] | None = None
-    scopes: frozenset[Scope] = SCOPES
+    scopes: Annotated[frozenset[str], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -71,14 +71,19 @@ class KeyFile(BaseModel):
         return self
 
 
-def parse_key_file(content: bytes) -> KeyFile:
+def parse_key_file(content: bytes, scopes: Scopes) -> KeyFile:
     """Raises `Unusable`, which names fields and never their values: a key may have been pasted for its digest."""
     try:
-        return KeyFile.model_validate_json(content)
+        file = KeyFile.model_validate_json(content)
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         where = "; ".join(f"{'.'.join(str(part) for part in each['loc']) or 'file'}: {each['msg']}" for each in found)
         raise Unusable(f"not a list of API keys ({where})") from None
+    for place, entry in enumerate(file.keys):
+        if not (entry.scopes or scopes.default) <= scopes.allowed:
+            allowed = ", ".join(sorted(scopes.allowed))
+            raise Unusable(f"not a list of API keys (keys.{place}.scopes: allowed are {allowed})")
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,11 @@ class _Key:
 class ApiKeys:
     """The keys that are in force. `use` replaces them at once and as a whole."""
 
-    def __init__(self, default_limit: Limit | None = None, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, scopes: Scopes, default_limit: Limit | None = None, *, now: Callable[[], float] = time.time
+    ) -> None:
         """`default_limit`: of keys without one. `now`: seconds since 1970."""
+        self._scopes = scopes
         self._default_limit = default_limit
         self._now = now
         self._keys: dict[bytes, _Key] = {}
@@ -104,13 +112,18 @@ class ApiKeys:
     def use(self, content: bytes) -> None:
         """Take what the file holds now. Raises `Unusable`, and keeps what there was."""
         keys = {}
-        for entry in parse_key_file(content).keys:
+        for entry in parse_key_file(content, self._scopes).keys:
             digest = bytes.fromhex(entry.sha256)
             keys[digest[:_INDEX_BYTES]] = _Key(
                 digest,
                 entry.not_before.timestamp() if entry.not_before else -math.inf,
                 entry.expires.timestamp() if entry.expires else math.inf,
-                Client(f"key:{entry.id}", entry.id, entry.scopes, entry.limit or self._default_limit),
+                Client(
+                    f"key:{entry.id}",
+                    entry.id,
+                    entry.scopes or self._scopes.default,
+                    entry.limit or self._default_limit,
+                ),
             )
         self._keys = keys
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from readmit_inference import metrics
+from readmit_chassis import metrics
 
 log = structlog.get_logger()
 
