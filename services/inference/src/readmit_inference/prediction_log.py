@@ -11,6 +11,7 @@ import structlog
 
 from readmit_chassis.failures import Transient
 from readmit_inference import metrics
+from readmit_inference.comparison import TimeShare, compare
 from readmit_inference.domain import Answered
 from readmit_inference.patience import patience
 from readmit_inference.prediction_event import Logged, Record
@@ -22,6 +23,7 @@ Publish = Callable[[AsyncIterator[Record]], Awaitable[None]]
 
 _FULL = metrics.PREDICTION_LOG_DROPPED.labels("full")
 _SHUTDOWN = metrics.PREDICTION_LOG_DROPPED.labels("shutdown")
+_SKIPPED = metrics.SHADOW_SKIPPED
 #: How long answers gather before they leave: a delivery costs about the same for one as for hundreds.
 _LINGER_S = 0.05
 #: Answers in one delivery, at most.
@@ -31,6 +33,10 @@ _ROOM_S = 5.0
 #: Answers encoded before requests get their turn again (some 0.6 ms), or one in so many of those that wait where that
 #: is more: any number of requests may be answered in such a turn, and slices of one size would fall behind them.
 _SLICE, _SHARE = 32, 4
+#: What asking the other model takes of a slice: as much as encoding so many answers.
+_COMPARED = 4
+#: Of the time, what asking the other model may take; of a second's share, what was not needed is saved up.
+_ASKING_SHARE, _ASKING_SAVED_S = 0.1, 0.1
 
 
 class PredictionLog:
@@ -56,6 +62,7 @@ class PredictionLog:
         self._news = asyncio.Event()
         self._tried = asyncio.Event()
         self._away = False
+        self._asking = TimeShare(_ASKING_SHARE, _ASKING_SAVED_S)
         metrics.PREDICTION_LOG_BUFFERED.set_function(self.__len__)
 
     def __len__(self) -> int:
@@ -124,9 +131,24 @@ class PredictionLog:
     async def _encoded(self) -> AsyncIterator[Record]:
         """What leaves, encoded one by one as it is packed, so that warm memory is used again."""
         left = 0
-        for logged in self._leaving:
-            if not left:
+        for at, logged in enumerate(self._leaving):
+            if left <= 0:
                 await asyncio.sleep(0)
                 left = max(_SLICE, len(self._waiting) // _SHARE)
             left -= 1
+            if logged.answered.beside is not None and logged.other is None:
+                self._leaving[at] = logged = self._compared(logged)  # noqa: PLW2901  kept, should it be sent again
+                left -= 0 if logged.other is None else _COMPARED
             yield self._encode(logged)
+
+    def _compared(self, logged: Logged) -> Logged:
+        """With what the other model says. A log or a pod that has much to do goes without that first."""
+        beside = logged.answered.beside
+        if beside is None or beside.other is None:
+            return logged
+        if len(self._waiting) * 2 > self._capacity or not self._asking.is_left():
+            _SKIPPED.inc()
+            return logged._replace(answered=logged.answered._replace(beside=beside._replace(other=None)))
+        other = compare(beside, beside.other, logged.answered)
+        self._asking.spend(other.score_s)
+        return logged._replace(other=other)
