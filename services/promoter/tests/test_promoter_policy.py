@@ -62,7 +62,7 @@ def test_a_gate_may_be_left_out_but_not_the_four_that_make_a_champion() -> None:
 
 
 def test_an_unknown_gate_is_named_and_the_known_ones_are_listed() -> None:
-    [told] = refused(DEFAULT + "\n  fairness: {}\n")
+    [told] = refused(DEFAULT.replace("\nrollout:", "\n  fairness: {}\nrollout:"))
     assert told.startswith("policy.yaml: gates.fairness: unknown gate; known are evidence, provenance, discrimination,")
     assert "subgroups" in told
 
@@ -83,6 +83,9 @@ def test_an_unknown_gate_is_named_and_the_known_ones_are_listed() -> None:
         ('version: "1"', "version: 2026-11-28", "version: datetime.date(2026, 11, 28): Input should be a valid string"),
         ("max_bytes: 33554432", "max_bytes: 1\n    max_bytes: 2", "not YAML: 'max_bytes' is there twice"),
         ("gates:", "gates: [", "not YAML:"),
+        ("trial: []", "trial: [{stage: blue}]", "rollout.trial.0: "),
+        ("trial: []", "trial: [{stage: shadow, share: 0.1}]", "trial.0.shadow.share: unknown entry; known are stage,"),
+        ("deadline_s: 60", "deadline: 60", "convergence.deadline: unknown entry; known are deadline_s, settle_s,"),
     ],
 )
 def test_each_problem_is_told_with_its_place_its_value_and_what_is_allowed(entry: str, instead: str, told: str) -> None:
@@ -112,7 +115,7 @@ def test_a_file_that_is_not_there_or_no_policy_is_refused_with_its_name(tmp_path
 def test_a_service_does_not_start_with_a_policy_that_is_none(tmp_path: Path) -> None:
     """It says what is wrong, without a traceback."""
     own = tmp_path / "own.yaml"
-    own.write_text(DEFAULT + "\n  fairness: {}\n")
+    own.write_text(DEFAULT.replace("\nrollout:", "\n  fairness: {}\nrollout:"))
     needed = {
         "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1", "POSTGRES__HOST": "127.0.0.1", "POSTGRES__DATABASE": "readmit",
         "POSTGRES__USER": "readmit", "POSTGRES__PASSWORD": "trusted", "S3__ENDPOINT_URL": "http://127.0.0.1:1",
@@ -123,7 +126,7 @@ def test_a_service_does_not_start_with_a_policy_that_is_none(tmp_path: Path) -> 
     command = [sys.executable, "-m", "readmit_promoter"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
-    assert ran.stderr.startswith(f"{own}: gates.fairness: unknown gate")
+    assert ran.stderr.startswith(f"The promoter does not start: {own}: gates.fairness: unknown gate")
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from readmit_promoter.bootstrap import Distribution, Interval, flattened
 from readmit_promoter.inspection import Inspection
+from readmit_promoter.part import Part
 from readmit_promoter.policy import (
     BatchesGate,
     BundleSizeGate,
@@ -17,7 +18,6 @@ from readmit_promoter.policy import (
     FreshnessGate,
     LatencyGate,
     NetBenefitGate,
-    Part,
     SubgroupGate,
 )
 from readmit_promoter.subgroups import Audit, worst

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from readmit_promoter.canonical import Document, digest
 from readmit_promoter.errors import PolicyError
+from readmit_promoter.part import Part
+from readmit_promoter.rollout_policy import RolloutPolicy
 
 #: What happens to a candidate of which the evidence shows neither that a gate is passed nor that it is failed.
 OnInsufficient = Annotated[
@@ -23,10 +25,6 @@ OnInsufficient = Annotated[
 Margin = Annotated[FiniteFloat, Field(ge=0)]
 Attribute = Literal["race", "gender", "age"]
 _MAX_FILE_BYTES = 64 * 1024
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Bootstrap(Part):
@@ -163,6 +161,7 @@ class Policy(Part):
     version: Annotated[str, Field(min_length=1, max_length=64, description="changes whenever anything else does")]
     bootstrap: Bootstrap
     gates: Gates
+    rollout: RolloutPolicy = RolloutPolicy()
 
     def document(self) -> Document:
         """As the ledger keeps it; `Policy.model_validate` reads it."""
@@ -229,13 +228,22 @@ def _told(problem: Mapping[str, Any]) -> str:
 
 def _siblings(loc: tuple[int | str, ...]) -> Iterator[str]:
     """Names of the entries that are allowed beside the last one of `loc`."""
-    model: type[BaseModel] = Policy
+    parts: list[type[Part]] = [Policy]
     for name in loc[:-1]:
-        annotation = model.model_fields[str(name)].annotation
-        [model] = [
-            kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Part)
-        ]
-    return iter(model.model_fields)
+        inner = [part.model_fields[str(name)].annotation for part in parts if name in part.model_fields]
+        if inner:
+            parts = list(_parts_in(inner))
+        elif isinstance(name, str):  # which of several kinds it is, as its `stage` says
+            parts = [part for part in parts if name in get_args(part.model_fields["stage"].annotation)]
+    return iter(dict.fromkeys(field for part in parts for field in part.model_fields))
+
+
+def _parts_in(annotations: Iterable[Any]) -> Iterator[type[Part]]:
+    for annotation in annotations:
+        if isinstance(annotation, type) and issubclass(annotation, Part):
+            yield annotation
+        else:
+            yield from _parts_in(get_args(annotation))
 
 
 if __name__ == "__main__":
