@@ -36,6 +36,8 @@ from readmit_promoter.roles import SCOPES, Doorkeeper
 from readmit_promoter.settings import Settings
 
 _GROUP = "promoter"
+#: Groups of their own: each consumer that joins a group stops all of it for seconds.
+_GROUPS = {PREDICTION_MADE: "promoter.predictions", DRIFT_DETECTED: "promoter.drift"}
 #: How often a trial and a convergence are looked at without news.
 _WATCH_S = 0.5
 
@@ -137,7 +139,8 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
 def _hear(broker: Broker, process: Process, handles: Mapping[Topic, Any]) -> None:
     for topic, handle in handles.items():
         consume(
-            broker, topic=topic.name, dead_letter=topic.dead_letter, group=_GROUP, event_type=topic.event,
+            broker, topic=topic.name, dead_letter=topic.dead_letter, group=_GROUPS.get(topic, _GROUP),
+            event_type=topic.event,
             handle=handle, process=process,
         )  # fmt: skip
 
