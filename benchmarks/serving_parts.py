@@ -32,13 +32,13 @@ from serving_models import bundle_option, two_bundles
 
 from readmit_bundle import Bundle, Manifest, pack, write_bundle
 from readmit_bundle.archive import MANIFEST_FILE, MODEL_FILE
-from readmit_chassis.envelope import new_envelope
+from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka, free_port, gate, s3_server
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, RolloutChanged
+from readmit_contracts.events import MODEL_STREAM, Event, ModelLoaded, ModelPromoted, RolloutChanged
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, ROLLOUT_CHANGED, TOPICS
 from readmit_inference.testing import ROOT, promoted, rollout
 
@@ -215,6 +215,10 @@ class Promoter:
         self._revision += 1
         changed = rollout(self._store, bundle, self._revision, stage, share=share, champion_epoch=self._epoch)
         self._do(self._publish_rollout(changed))
+
+    def say(self, topic: str, key: str, event: Event, envelope: Envelope) -> None:
+        """Publish anything; returns once the broker has it."""
+        self._do(publish(self._broker, topic=topic, key=key, event=event, envelope=envelope))
 
     async def _publish(self, promotion: ModelPromoted) -> None:
         envelope = new_envelope(ModelPromoted.EVENT_TYPE, source="promoter", subject=str(promotion.epoch))
