@@ -126,11 +126,9 @@ def make_app(
         timeout_s=settings.body_timeout_s,
         folder=settings.cache_dir,
     )
+    one = PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies)
     app = FrontDoor(
-        {
-            "/predict": PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies),
-            "/predict/batch": batch,
-        },
+        {"/predict": one, "/predict/batch": batch},
         entrance.around,
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
@@ -156,6 +154,7 @@ def make_app(
     describe_access(app, asked_for=entrance.asks)
     install_pages(app)
     app.state.champion = champion
+    app.state.posts_at_once = entrance.around_posts(dict.fromkeys(("/predict", f"/{VERSION}/predict"), one.at_once))
     return app
 
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 import httpx
 import lightgbm
 import numpy as np
+from fastapi import FastAPI
 
 from readmit_bundle import Bundle, GoldenRow, Lineage, Manifest, Platt, Threshold, load_model, pack, write_bundle
 from readmit_chassis.process import Process
@@ -136,6 +137,7 @@ def promote(store: ObjectStore, bundle: Bundle, epoch: int, *, synthetic: bool |
 class Service:
     """The running service and a client of it."""
 
+    app: FastAPI
     champion: Champion
     client: httpx.AsyncClient
 
@@ -158,7 +160,7 @@ async def running(settings: Settings, store: ObjectStore) -> AsyncIterator[Servi
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://inference") as client,
     ):
-        yield Service(app.state.champion, client)
+        yield Service(app, app.state.champion, client)
     if process.failure is not None:
         raise process.failure
 
