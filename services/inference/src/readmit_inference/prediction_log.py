@@ -28,9 +28,10 @@ _LINGER_S = 0.05
 _DELIVERY = 2048
 #: How long a row of a batch waits for room: longer than a delivery takes to fail.
 _ROOM_S = 5.0
-#: Answers encoded before requests get their turn again (some 0.6 ms), or one in so many of those that wait where that
-#: is more: any number of requests may be answered in such a turn, and slices of one size would fall behind them.
-_SLICE, _SHARE = 32, 4
+#: Answers encoded before requests get their turn again (some 0.4 ms), or so many for each that was given in the last
+#: turn, where that is more: slices of one size would fall behind. Nor does what waits say how many, since requests
+#: would then wait longest when the pod has fallen behind.
+_SLICE, _FOR_EACH = 32, 1.5
 
 
 class PredictionLog:
@@ -56,6 +57,7 @@ class PredictionLog:
         self._news = asyncio.Event()
         self._tried = asyncio.Event()
         self._away = False
+        self._added = 0
         metrics.PREDICTION_LOG_BUFFERED.set_function(self.__len__)
 
     def __len__(self) -> int:
@@ -71,6 +73,7 @@ class PredictionLog:
             self._waiting.popleft()
             _FULL.inc()
         self._waiting.append(Logged(answered, latency_s, time.time()))
+        self._added += 1
         self._news.set()
 
     async def room(self) -> None:
@@ -123,10 +126,11 @@ class PredictionLog:
 
     async def _encoded(self) -> AsyncIterator[Record]:
         """What leaves, encoded one by one as it is packed, so that warm memory is used again."""
-        left = 0
+        left, added = 0, self._added
         for logged in self._leaving:
             if not left:
                 await asyncio.sleep(0)
-                left = max(_SLICE, len(self._waiting) // _SHARE)
+                left = max(_SLICE, int((self._added - added) * _FOR_EACH))
+                added = self._added
             left -= 1
             yield self._encode(logged)
