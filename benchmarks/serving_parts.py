@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import serving_client
@@ -38,9 +38,9 @@ from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka, free_port, gate, s3_server
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted
-from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, TOPICS
-from readmit_inference.testing import ROOT, promoted
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, RolloutChanged
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, ROLLOUT_CHANGED, TOPICS
+from readmit_inference.testing import ROOT, promoted, rollout
 
 T = TypeVar("T")
 
@@ -135,6 +135,10 @@ class Heard:
     at: float
 
 
+def _is_load(loaded: ModelLoaded) -> bool:
+    return loaded.occasion == "load" and loaded.role == "champion"
+
+
 class Promoter:
     """Writes bundles to S3, publishes `model.promoted`, and hears what pods say. A thread with its own event loop."""
 
@@ -146,7 +150,7 @@ class Promoter:
         self._news = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._epoch = 0
+        self._epoch = self._revision = 0
 
     def __enter__(self) -> Promoter:
         self._thread.start()
@@ -181,7 +185,7 @@ class Promoter:
         """What so many pods have said of the promotion. Ends the benchmark when one refuses or says nothing."""
 
         def said() -> list[Heard]:
-            return [heard for heard in self._heard if heard.loaded.epoch == promotion.epoch]
+            return [heard for heard in self._heard if heard.loaded.epoch == promotion.epoch and _is_load(heard.loaded)]
 
         with self._news:
             if not self._news.wait_for(lambda: len(said()) >= pods, _PATIENCE_S):
@@ -206,9 +210,19 @@ class Promoter:
             else:
                 return
 
+    def try_out(self, bundle: Bundle, stage: Literal["shadow", "canary", "ended"], share: float = 0.0) -> None:
+        """Change the rollout beside the newest promotion, and publish that."""
+        self._revision += 1
+        changed = rollout(self._store, bundle, self._revision, stage, share=share, champion_epoch=self._epoch)
+        self._do(self._publish_rollout(changed))
+
     async def _publish(self, promotion: ModelPromoted) -> None:
         envelope = new_envelope(ModelPromoted.EVENT_TYPE, source="promoter", subject=str(promotion.epoch))
         await publish(self._broker, topic=MODEL_PROMOTED.name, key=MODEL_STREAM, event=promotion, envelope=envelope)
+
+    async def _publish_rollout(self, changed: RolloutChanged) -> None:
+        envelope = new_envelope(RolloutChanged.EVENT_TYPE, source="promoter", subject=str(changed.revision))
+        await publish(self._broker, topic=ROLLOUT_CHANGED.name, key=MODEL_STREAM, event=changed, envelope=envelope)
 
     async def _begin(self) -> None:
         self._consumer = AIOKafkaConsumer(

@@ -28,7 +28,7 @@ def serving() -> Dashboard:
         "Serving",
         "Requests, errors and latency of /predict against the objectives, per pod. "
         "The first row is for all pods; the others follow the choice of pods.",
-        [_objectives(), _traffic(), _access(), _latency(), _answers(), _batches(), _models(), _form()],
+        [_objectives(), _traffic(), _access(), _latency(), _answers(), _batches(), _models(), _challenger(), _form()],
         [chosen("instance", "Pod", "label_values(model_epoch, instance)", "Inference pods to look at")],
     )
 
@@ -267,6 +267,47 @@ def _models() -> Row:
             About("Pods ready for a rollback", "Pods that keep the model before in memory, beside the one that "
                   "answers: going back there takes no load. None before the second promotion.", "none"),
             Query(f"count(model_kept_info{{{_POD}}}) or on () vector(0)", "ready"), steps=True, width=12,
+        ),
+    ))  # fmt: skip
+
+
+def _challenger() -> Row:
+    compared = f"sum(rate(shadow_difference_count{{{_POD}}}[5m]))"
+    return Row("The challenger", (
+        lines(
+            About("Pods with a challenger", "Pods that try a model beside the champion, by stage. shadow: only the "
+                  "log sees its answers; canary: it answers for a share of the patients.", "none"),
+            Query(
+                f"count by (stage) (challenger_info{{{_POD}}}) "
+                'or on () label_replace(vector(0), "stage", "none", "", "")', "{{stage}}",
+            ),
+            steps=True, width=6,
+        ),
+        lines(
+            About("Its answers", "Encounters that the challenger scored, a second, by stage.", "cps"),
+            Query(f"sum by (stage) (rate(challenger_answers_total{{{_POD}}}[$__rate_interval]))", "{{stage}}"),
+            width=6,
+        ),
+        lines(
+            About("Difference to the champion", "Mean difference of the two risks for the same encounter, and share "
+                  "of encounters that they decide differently. Large: look at both models' cards before promoting.",
+                  "percentunit"),
+            Query(
+                f"sum(rate(shadow_difference_sum{{{_POD}}}[5m])) / ({compared} > 0) or on () vector(0)",
+                "difference of the risks",
+            ),
+            Query(
+                f"sum(rate(shadow_flips_total{{{_POD}}}[5m])) / ({compared} > 0) or on () vector(0)",
+                "decided differently",
+            ),
+            width=6,
+        ),
+        counts(
+            About("Failed and skipped", "failed: the challenger could not score an encounter, and the champion "
+                  "answered: end the rollout. skipped: the log was behind, and the other model was not asked.", "none"),
+            Query(f"sum(increase(challenger_failures_total{{{_POD}}}[$__rate_interval]))", "failed"),
+            Query(f"sum(increase(shadow_skipped_total{{{_POD}}}[$__rate_interval]))", "skipped"),
+            width=6,
         ),
     ))  # fmt: skip
 

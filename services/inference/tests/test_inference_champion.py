@@ -22,6 +22,7 @@ from readmit_contracts.prediction import Prediction, ServingModel
 from readmit_features.cleaning import clean_encounter
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
+from readmit_inference.loader import Loader
 from readmit_inference.settings import Settings
 from readmit_inference.testing import ROOT, Service, promote, running, tiny_bundle, until
 
@@ -42,9 +43,9 @@ class Pod:
     def __init__(self, store: MemoryStore, cache: Path, pauses=no_pauses) -> None:  # type: ignore[no-untyped-def]
         self.said: list[ModelLoaded] = []
         self.health = Health(LOADED)
+        self._loader = Loader(store.get, BundleCache(cache))
         self.champion = Champion(
-            pod_id="pod-1", get=store.get, cache=BundleCache(cache), announce=self.said.append,
-            health=self.health, pauses=pauses,
+            pod_id="pod-1", loader=self._loader, announce=self.said.append, health=self.health, pauses=pauses
         )  # fmt: skip
         self._task: asyncio.Task[None] | None = None
 
@@ -58,6 +59,7 @@ class Pod:
         assert not self._task.done()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        self._loader.close()
 
     async def settled(self, epoch: int) -> None:
         await until(lambda: self.champion.settled == epoch)
@@ -65,7 +67,7 @@ class Pod:
     @property
     def epoch(self) -> int | None:
         serving = self.champion.serving
-        return None if serving is None else serving.promoted.epoch
+        return None if serving is None else serving.named.epoch
 
     @property
     def model(self) -> ServingModel:

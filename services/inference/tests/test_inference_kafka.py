@@ -15,10 +15,10 @@ from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.settings import KafkaSettings
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionMade
-from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, TOPICS
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionMade, RolloutChanged
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, ROLLOUT_CHANGED, TOPICS
 from readmit_inference.settings import Settings
-from readmit_inference.testing import promote, running, tiny_bundle, until
+from readmit_inference.testing import promote, rollout, running, tiny_bundle, until
 
 pytestmark = pytest.mark.stack
 
@@ -50,7 +50,7 @@ async def announce(promoter: KafkaBroker, promotion: ModelPromoted) -> None:
 
 
 async def announced(kafka: KafkaSettings, pod_id: str, count: int) -> list[ModelLoaded]:
-    """The first announcements of a pod."""
+    """The first loads that a pod announces."""
     consumer = AIOKafkaConsumer(
         MODEL_LOADED.name, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
     )
@@ -60,7 +60,7 @@ async def announced(kafka: KafkaSettings, pod_id: str, count: int) -> list[Model
         async with asyncio.timeout(30):
             async for record in consumer:
                 loaded = ModelLoaded.model_validate_json(record.value)
-                if loaded.pod_id == pod_id:
+                if loaded.pod_id == pod_id and loaded.occasion == "load":
                     headers = {name: value.decode() for name, value in record.headers}
                     assert Envelope.from_headers(headers).type == ModelLoaded.EVENT_TYPE
                     assert record.key == pod_id.encode()
@@ -159,3 +159,57 @@ async def test_a_kafka_that_dies_fails_no_request_and_holds_no_shutdown_up(
 
 def dropped(reason: str) -> float:
     return REGISTRY.get_sample_value("prediction_log_dropped_total", {"reason": reason}) or 0.0
+
+
+async def rolled_out(promoter: KafkaBroker, changed: RolloutChanged) -> None:
+    envelope = new_envelope(RolloutChanged.EVENT_TYPE, source="promoter", subject=str(changed.revision))
+    await publish(promoter, topic=ROLLOUT_CHANGED.name, key=MODEL_STREAM, event=changed, envelope=envelope)
+
+
+async def words_of(kafka: KafkaSettings, pod_id: str, until_occasion: str) -> list[ModelLoaded]:
+    """What a pod has said until the first time that it says this."""
+    consumer = AIOKafkaConsumer(
+        MODEL_LOADED.name, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    found: list[ModelLoaded] = []
+    try:
+        async with asyncio.timeout(30):
+            while not found or found[-1].occasion != until_occasion:
+                loaded = ModelLoaded.model_validate_json((await consumer.getone()).value)
+                if loaded.pod_id == pod_id:
+                    found.append(loaded)
+    finally:
+        await consumer.stop()
+    return found
+
+
+async def test_every_pod_follows_rollouts_also_after_a_restart_and_lives_aloud(
+    kafka: KafkaSettings, promoter: KafkaBroker, settings: Settings, store: MemoryStore
+) -> None:
+    def pod(name: str) -> Settings:
+        own = {"kafka": kafka, "pod_id": name, "cache_dir": settings.cache_dir / name, "heartbeat_s": 0.05}
+        return settings.model_copy(update=own)
+
+    await announce(promoter, promote(store, tiny_bundle(1), epoch=20))
+    changed = rollout(store, tiny_bundle(2, family="lightgbm"), 7, "canary", share=1.0, champion_epoch=20)
+    async with running(pod("trying-1"), store) as one, running(pod("trying-2"), store) as two:
+        await until(lambda: one.champion.settled == two.champion.settled == 20)
+        await rolled_out(promoter, changed)
+        await until(lambda: None not in (one.champion.trial, two.champion.trial))
+        models = [(await service.predict(example_encounter())).json()["model"] for service in (one, two)]
+        assert models[0] == models[1]
+        assert models[0]["role"] == "challenger"
+        await asyncio.sleep(0.2)
+    words = await words_of(kafka, "trying-1", "leaving")
+    assert [(said.occasion, said.role) for said in words].count(("load", "challenger")) == 1
+    challenger = [said for said in words if said.role == "challenger"]
+    assert {(said.outcome, said.epoch, said.rollout_revision) for said in challenger} == {("serving", 20, 7)}
+    beats = [said for said in words if said.occasion == "heartbeat"]
+    assert {said.role for said in beats} == {"champion", "challenger"}
+    assert [said.at for said in words] == sorted(said.at for said in words)
+    assert [said.occasion for said in words].count("leaving") == 1
+    async with running(pod("trying-1"), store) as restarted:
+        await until(lambda: restarted.champion.trial is not None)
+        await rolled_out(promoter, changed.model_copy(update={"revision": 8, "stage": "ended"}))
+        await until(lambda: restarted.champion.trial is None)

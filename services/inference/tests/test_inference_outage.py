@@ -105,6 +105,7 @@ async def test_kafka_and_s3_go_and_come_back_under_load(tmp_path: Path) -> None:
         store._client.close()  # else its socket is collected in somebody else's test
         environment = {
             "INFERENCE_POD_ID": "pod-1",
+            "INFERENCE_HEARTBEAT_S": "3600",
             "INFERENCE_CACHE_DIR": str(tmp_path / "cache"),
             "INFERENCE_KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap_servers,
             "INFERENCE_KAFKA__IDEMPOTENT_PRODUCER": "false",

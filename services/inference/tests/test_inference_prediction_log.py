@@ -95,7 +95,7 @@ def test_the_bytes_are_the_event_of_the_contract(answered: Answered) -> None:
     assert (event.risk, event.threshold) == (answered.risk, serving.model.threshold)
     assert event.readmitted_within_30_days == answered.readmitted_within_30_days
     assert (event.epoch, event.sha256, event.synthetic) == (7, serving.named.sha256, False)
-    assert event.model == serving.promoted.model
+    assert event.model == serving.cause.model
     assert event.features == {k: v for k, v in values.items() if k not in {"encounter_id", "patient_nbr"}}
     assert event.features["payer_code"] is None
     assert (event.latency_ms, event.at.timestamp()) == (pytest.approx(2.1), at_s)

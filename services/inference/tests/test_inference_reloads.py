@@ -16,6 +16,7 @@ from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_inference.cache import BundleCache
 from readmit_inference.champion import LOADED, Champion
+from readmit_inference.loader import Loader
 from readmit_inference.testing import promote, tiny_bundle, until
 
 
@@ -34,9 +35,8 @@ def resident_kib() -> int:
 async def test_promotions_that_come_faster_than_loads_end_at_the_newest(store: MemoryStore, tmp_path: Path) -> None:
     said: list[ModelLoaded] = []
     cache = BundleCache(tmp_path)
-    champion = Champion(
-        pod_id="pod-1", get=store.get, cache=cache, announce=said.append, health=Health(LOADED)
-    )  # fmt: skip
+    loader = Loader(store.get, cache)
+    champion = Champion(pod_id="pod-1", loader=loader, announce=said.append, health=Health(LOADED))
     task = asyncio.create_task(champion.run())
     randomly, promotions = random.Random(11), list[ModelPromoted]()
     for epoch in range(1, 201):
@@ -47,7 +47,7 @@ async def test_promotions_that_come_faster_than_loads_end_at_the_newest(store: M
         await asyncio.sleep(randomly.choice((0, 0, 0.01)))
     await until(lambda: champion.settled == 200)
     assert champion.serving is not None
-    assert champion.serving.promoted == promotions[-1]
+    assert champion.serving.cause == promotions[-1]
     assert champion.serving.named.sha256 == promotions[-1].bundle.sha256
     epochs = [loaded.epoch for loaded in said]
     assert epochs == sorted(set(epochs))
@@ -55,15 +55,15 @@ async def test_promotions_that_come_faster_than_loads_end_at_the_newest(store: M
     await until(lambda: (found := cache.read()) is not None and found[0] == promotions[-1])
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    loader.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_memory_comes_back_after_every_reload(tmp_path: Path) -> None:
     """Two hundred models that stay would be 20 MiB."""
     store = MemoryStore()
-    champion = Champion(
-        pod_id="pod-1", get=store.get, cache=BundleCache(tmp_path), announce=lambda _: None, health=Health(LOADED)
-    )
+    loader = Loader(store.get, BundleCache(tmp_path))
+    champion = Champion(pod_id="pod-1", loader=loader, announce=lambda _: None, health=Health(LOADED))
     task = asyncio.create_task(champion.run())
     resident = []
     for epoch in range(1, 301):
@@ -74,3 +74,4 @@ async def test_memory_comes_back_after_every_reload(tmp_path: Path) -> None:
     assert resident[-1] - resident[99] < 3 * 1024
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    loader.close()

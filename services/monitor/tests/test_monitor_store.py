@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_contracts.encounter import FEATURE_COLUMNS
-from readmit_contracts.events import BatchReady, DriftDetected, PredictionMade
+from readmit_contracts.events import BatchReady, DriftDetected, ModelVersion, OtherAnswer, PredictionMade
 from readmit_contracts.examples import EXAMPLES
 from readmit_monitor import store
 from readmit_monitor.domain import RISK, Evaluation, Policy, State
@@ -71,6 +71,29 @@ async def test_the_newest_version_of_the_models_kind_is_the_reference(pool: stor
     assert real is not None
     assert generated is not None
     assert (real.dataset_version, real.rows, generated.dataset_version, generated.rows) == (1, 4000, 2, 2000)
+
+
+async def test_of_an_encounter_that_a_challenger_answered_the_champions_answer_counts(
+    pool: store.Pool, predict: Predict
+) -> None:
+    challenger = ModelVersion(name="diabetes_readmission_lightgbm", version="9", family="lightgbm")
+    said = {"sha256": "b7" * 32, "score_ms": 0.05}
+    answered, unasked, failed, plain = predict(4, epoch=3)
+    champions = OtherAnswer(role="champion", model=answered.model, risk=0.3, readmitted_within_30_days=True, **said)
+    silent = champions.model_copy(update={"risk": None, "readmitted_within_30_days": None})
+    shadow = champions.model_copy(update={"role": "challenger", "model": challenger})
+    canary = {"role": "challenger", "model": challenger, "risk": 0.01, "readmitted_within_30_days": False}
+    events = [
+        answered.model_copy(update=canary | {"other": champions}),
+        unasked.model_copy(update=canary),
+        failed.model_copy(update=canary | {"other": silent}),
+        plain.model_copy(update={"other": shadow}),
+    ]
+    assert await take(pool, events) == 2
+    kept = await rows(pool, "SELECT model_version, epoch, risk, readmitted FROM monitoring.predictions ORDER BY at")
+    assert [tuple(row.values()) for row in kept] == [
+        ("3", 3, 0.3, True), ("3", 3, plain.risk, plain.readmitted_within_30_days),
+    ]  # fmt: skip
 
 
 async def test_a_batch_whose_rows_are_not_there_is_a_bad_message(pool: store.Pool) -> None:

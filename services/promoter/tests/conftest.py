@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,25 +23,72 @@ import psycopg
 import pytest
 from numpy.typing import NDArray
 
+from readmit_bundle import Bundle, GoldenRow, Identity, Lineage, Manifest, Threshold, load_model, pack, write_bundle
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.testing import free_port, postgres_server
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion, ValidationScores
+from readmit_features.spec import FeatureSpec, NumericFeature
 from readmit_promoter import store
-from readmit_promoter.domain import Policy
+from readmit_promoter.domain import Case, Champion
+from readmit_promoter.errors import EvidenceError
+from readmit_promoter.evidence import Evidence
+from readmit_promoter.inspection import Inspection
+from readmit_promoter.policy import Policy, load_policy
 
 Arrays = dict[str, NDArray[Any]]
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+SPEC = FeatureSpec(
+    numeric=(NumericFeature(column="time_in_hospital", reading="number", fill=4.0),), tallies=(), categorical=()
+)
+SCORES = ValidationScores(
+    rows=1, positives=1, auroc=0.5, auroc_low=0.5, auroc_high=0.5, average_precision=0.5, brier=0.5,
+    calibration_error=0.5, threshold=0.3,
+)  # fmt: skip
+
+
+def tiny_bundle(number: int, family: str = "lightgbm", *, synthetic: bool = False, golden_shift: float = 0.0) -> Bundle:
+    """A linear model of one feature, another one for each number; `golden_shift` spoils its golden row."""
+    model = json.dumps({"intercept": -2.0, "coefficients": [number / 1000]}).encode()
+    unproven = Manifest(
+        family=family,
+        model_name=f"diabetes_readmission_{family}",
+        scorer="linear",
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        feature_spec=SPEC,
+        feature_spec_sha256=SPEC.sha256(),
+        calibration=Identity(),
+        threshold=Threshold(value=0.3, statement="for tests"),
+        validation=SCORES,
+        lineage=Lineage(
+            dataset_version=1, batch=1, batch_sha256=("0" * 64,), content_sha256="0" * 64, schema_sha256="0" * 64,
+            code_version="test", libraries={},
+        ),
+        synthetic=synthetic,
+        golden=(),
+    )  # fmt: skip
+    values: dict[str, str | int | None] = {"time_in_hospital": 3}
+    risk = load_model(pack(unproven, model)).score_values(values)
+    golden = GoldenRow(values=values, risk=risk + golden_shift)
+    return pack(unproven.model_copy(update={"golden": (golden,)}), model)
 
 
 @pytest.fixture(scope="session")
 def quick_policy() -> Policy:
-    """Small enough for tests of the plumbing."""
-    return Policy(min_rows=100, min_patients_per_class=10, resamples=200)
+    """The default one, with fewer rows and resamples: quick enough for tests of the plumbing."""
+    document = load_policy().document() | {"version": "quick"}
+    document["bootstrap"]["resamples"] = 200
+    document["gates"]["evidence"] |= {"min_rows": 100, "min_patients_per_class": 10}
+    return Policy.model_validate(document)
 
 
 @pytest.fixture(scope="session")
 def cohort() -> Callable[..., Arrays]:
-    """Arrays of evidence: the same rows, patients, labels and latent risk each time, seen through some noise."""
+    """Arrays of evidence: the same rows, patients, labels and latent risk each time, seen through some noise.
+
+    The risks are calibrated: the chance of the event, given what is seen.
+    """
 
     def make(noise: float, rows: int = 600, first_row: int = 0, seed: int = 0) -> Arrays:
         everybody = 20_000  # drawn whole each time, so that a row is the same one in every slice
@@ -53,7 +101,7 @@ def cohort() -> Callable[..., Arrays]:
             "row": np.arange(everybody, dtype=np.uint64),
             "patient": patient,
             "label": label,
-            "risk": 0.5 + np.arctan(seen) / np.pi,
+            "risk": 1 / (1 + 7 / 3 * np.exp((0.5 - seen) / (0.09 + noise**2))),
         }
         return {name: array[first_row : first_row + rows].copy() for name, array in arrays.items()}
 
@@ -101,24 +149,84 @@ def candidate(
         data = packed(arrays)
         ref = reference(data)
         objects.put(ref.uri, data)
-        bundle = f"{version:064x}"
+        bundle = tiny_bundle(version, family, synthetic=synthetic)
         return ModelRegistered(
             model=ModelVersion(name=f"diabetes_readmission_{family}", version=str(version), family=family),
             run_id="run",
             dataset_version=1,
             batch=1,
-            bundle=ArtifactRef(uri=f"s3://bucket/bundles/{bundle}", sha256=bundle, size_bytes=1),
+            bundle=write_bundle(objects.put, "s3://bucket/bundles", bundle),
             evidence=ref,
-            validation=ValidationScores(
-                rows=1, positives=1, auroc=0.5, auroc_low=0.5, auroc_high=0.5,
-                average_precision=0.5, brier=0.5, calibration_error=0.5,
-            ),
-            feature_spec_sha256="f6" * 32,
+            validation=SCORES,
+            feature_spec_sha256=SPEC.sha256(),
             code_version="test",
             synthetic=synthetic,
         )  # fmt: skip
 
     return register
+
+
+@pytest.fixture(scope="session")
+def evidence(cohort: Callable[..., Arrays]) -> Callable[..., Evidence]:
+    """Evidence as it is once read, under a digest of one repeated letter."""
+
+    def make(noise: float, digest: str = "a", **options: int) -> Evidence:
+        arrays = cohort(noise, **options)
+        return Evidence(digest * 64, arrays["row"], arrays["patient"], arrays["label"] == 1, arrays["risk"])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def case() -> Callable[..., Case]:
+    """A case with a good bundle; `champion` is its evidence."""
+
+    def make(
+        candidate: Evidence | EvidenceError,
+        champion: Evidence | None = None,
+        *,
+        synthetic: bool = False,
+        champion_synthetic: bool | None = None,
+        threshold: float | None = 0.3,
+    ) -> Case:
+        digest = "e" * 64 if isinstance(candidate, EvidenceError) else candidate.sha256
+        event = ModelRegistered(
+            model=ModelVersion(name="diabetes_readmission_lightgbm", version="2", family="lightgbm"),
+            run_id="run",
+            dataset_version=1,
+            batch=1,
+            bundle=ArtifactRef(uri="s3://bucket/bundles/2", sha256="2" * 64, size_bytes=1000),
+            evidence=ArtifactRef(uri=f"s3://bucket/{digest}", sha256=digest, size_bytes=1),
+            validation=SCORES.model_copy(update={"threshold": threshold}),
+            feature_spec_sha256=SPEC.sha256(),
+            code_version="test",
+            synthetic=synthetic,
+            data_at=NOW - timedelta(days=1),
+        )
+        opponent = None
+        if champion is not None:
+            reference = ArtifactRef(uri=f"s3://bucket/{champion.sha256}", sha256=champion.sha256, size_bytes=1)
+            its_kind = synthetic if champion_synthetic is None else champion_synthetic
+            opponent = Champion("1" * 64, its_kind, reference, champion)
+        inspection = Inspection(size_bytes=1000, golden_rows=1, golden_error=0.0, row_us=50.0)
+        return Case(event, candidate, opponent, inspection, NOW)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Bundle]:
+    """Makes bundles."""
+    return tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def registered(case: Callable[..., Case], evidence: Callable[..., Evidence]) -> tuple[MemoryStore, ModelRegistered]:
+    """A store with one whole bundle, and the event that points at it."""
+    objects = MemoryStore()
+    event = case(evidence(1.0)).event
+    reference = write_bundle(objects.put, "s3://bucket/bundles", tiny_bundle(1))
+    return objects, event.model_copy(update={"bundle": reference})
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,28 @@ Pack = Callable[[Arrays], bytes]
 Refer = Callable[[bytes], ArtifactRef]
 
 
+def grouped(codes: NDArray[Any] | None = None, names: NDArray[Any] | None = None) -> Arrays:
+    return {
+        "race": np.zeros(600, np.uint8) if codes is None else codes,
+        "race_names": np.array(["Asian", "Other"]) if names is None else names,
+    }
+
+
+def test_groups_and_held_out_rows_are_read_where_the_evidence_tells_them(
+    cohort: Callable[..., Arrays], packed: Pack, reference: Refer
+) -> None:
+    arrays = cohort(1.0)
+    plain = packed(arrays)
+    old = read_evidence(plain, reference(plain))
+    assert (old.held_out, old.groups) == (None, {})
+    codes = (np.arange(600) % 2).astype(np.uint8)
+    data = packed(arrays | grouped(codes) | {"held_out": codes.astype(np.int8)})
+    read = read_evidence(data, reference(data))
+    assert read.held_out is not None
+    assert read.held_out.sum() == 300
+    assert (read.groups["race"].names, read.groups["race"].code.sum()) == (("Asian", "Other"), 300)
+
+
 def test_well_formed_evidence_is_read(cohort: Callable[..., Arrays], packed: Pack, reference: Refer) -> None:
     arrays = cohort(1.0)
     data = packed(arrays)
@@ -53,8 +75,8 @@ def test_a_size_that_differs_from_the_reference_is_refused(
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda a: a.pop("risk"), "exactly the arrays"),
-        (lambda a: a.update(extra=a["row"]), "exactly the arrays"),
+        (lambda a: a.pop("risk"), "must hold the arrays"),
+        (lambda a: a.update(extra=a["row"]), "must hold the arrays"),
         (lambda a: a.update(risk=a["risk"].astype(np.float32)), "risk must be a vector of float64"),
         (lambda a: a.update(row=a["row"].astype(np.int64)), "row must be a vector of uint64"),
         (lambda a: a.update(label=a["label"].reshape(-1, 2)), "label must be a vector of int8"),
@@ -64,6 +86,18 @@ def test_a_size_that_differs_from_the_reference_is_refused(
         (lambda a: np.put(a["risk"], 5, np.inf), "finite"),
         (lambda a: np.put(a["risk"], 5, -0.1), "between 0 and 1"),
         (lambda a: np.put(a["label"], 5, 2), "not all 0 or 1"),
+        (lambda a: a.update(held_out=np.full(600, 2, np.int8)), "held_out is not all 0 or 1"),
+        (lambda a: a.update(held_out=np.zeros(599, np.int8)), "differ in length"),
+        (lambda a: a.update(race=np.zeros(600, np.uint8)), "each with its names"),
+        (lambda a: a.update(race_names=np.array(["Asian"])), "each with its names"),
+        (lambda a: a.update(grouped(codes=np.full(600, 2, np.uint8))), "not among race_names"),
+        (lambda a: a.update(grouped(codes=np.zeros(600, np.int64))), "race must be a vector of uint8"),
+        (lambda a: a.update(grouped(codes=np.zeros(5, np.uint8))), "differ in length"),
+        (lambda a: a.update(grouped(names=np.array([1, 2]))), "vector of at most 64 texts"),
+        (lambda a: a.update(grouped(names=np.array([f"group {n}" for n in range(65)]))), "at most 64 texts"),
+        (lambda a: a.update(grouped(names=np.array(["Asian", "Asian"]))), "different, printable, short"),
+        (lambda a: a.update(grouped(names=np.array(["Asian", "a\nb"]))), "different, printable, short"),
+        (lambda a: a.update(grouped(names=np.array(["Asian", "x" * 65]))), "different, printable, short"),
         (lambda a: np.put(a["row"], 5, 4), "unique and ascending"),
         (lambda a: np.put(a["row"], [5, 6], [6, 5]), "unique and ascending"),
     ],
@@ -97,7 +131,9 @@ def test_no_bytes_whatever_crash_the_reader(
     cohort: Callable[..., Arrays], packed: Pack, reference: Refer, data: st.DataObject
 ) -> None:
     """The digest agrees here, as it would for a broken writer; what is read then is either sound or refused."""
-    whole = bytearray(packed(cohort(1.0, rows=20)))
+    arrays = cohort(1.0, rows=20)
+    arrays |= {name: array[:20] if name == "race" else array for name, array in grouped().items()}
+    whole = bytearray(packed(arrays))
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     spoiled = bytes(whole[: data.draw(st.integers(0, len(whole)))])

@@ -12,8 +12,7 @@ import pytest
 
 from readmit_contracts.events import ModelVersion
 from readmit_promoter.errors import RegistryError
-from readmit_promoter.ledger import Stage, Standing
-from readmit_promoter.registry import MlflowRegistry, VersionState, mirror
+from readmit_promoter.registry import MlflowRegistry, Stage, Standing, VersionState, mirror, standings
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.stack)])
@@ -53,7 +52,7 @@ def names(client: httpx.AsyncClient) -> Names:
 
 
 def standing(name: str, version: str, stage: Stage) -> Standing:
-    return Standing(ModelVersion(name=name, version=version, family="any"), stage)
+    return Standing(name, version, stage)
 
 
 def both(stage: Stage) -> VersionState:
@@ -67,16 +66,16 @@ async def test_alias_tag_and_stage_follow_a_promotion_from_family_to_family(
     first, second = await names.register(), await names.register()
 
     await mirror(registry, [standing(first, "1", Stage.PRODUCTION), standing(second, "1", Stage.STAGING)])
-    assert (await registry.state(first)).champion == "1"
+    assert (await registry.state(first)).aliases == {"champion": "1"}
     assert (await registry.state(first)).versions["1"] == both(Stage.PRODUCTION)
-    assert (await registry.state(second)).champion is None
+    assert (await registry.state(second)).aliases == {}
     assert (await registry.state(second)).versions["1"] == both(Stage.STAGING)
 
     after = [standing(first, "1", Stage.ARCHIVED), standing(second, "1", Stage.PRODUCTION)]
     await mirror(registry, after)
-    assert (await registry.state(first)).champion is None
+    assert (await registry.state(first)).aliases == {}
     assert (await registry.state(first)).versions["1"] == both(Stage.ARCHIVED)
-    assert (await registry.state(second)).champion == "1"
+    assert (await registry.state(second)).aliases == {"champion": "1"}
     assert (await registry.state(second)).versions["1"] == both(Stage.PRODUCTION)
 
 
@@ -97,31 +96,47 @@ async def test_drift_by_another_hand_is_mended(client: httpx.AsyncClient, names:
     registry, name = MlflowRegistry(client), await names.register()
     wanted = [standing(name, "1", Stage.ARCHIVED), standing(name, "2", Stage.PRODUCTION)]
     await mirror(registry, wanted)
-    await registry.set_champion(name, "1")
+    await registry.set_alias(name, "1", "champion")
     await registry.move_stage(name, "2", Stage.ARCHIVED)
     assert await mirror(registry, wanted) == 2
     state = await registry.state(name)
-    assert (state.champion, state.versions["2"]) == ("2", both(Stage.PRODUCTION))
+    assert (state.aliases, state.versions["2"]) == ({"champion": "2"}, both(Stage.PRODUCTION))
+
+
+async def test_the_challenger_has_its_alias_as_long_as_it_is_on_trial(client: httpx.AsyncClient, names: Names) -> None:
+    registry, name = MlflowRegistry(client), await names.register()
+    wanted = [standing(name, "1", Stage.PRODUCTION), standing(name, "2", Stage.STAGING)]
+    await mirror(registry, wanted, ModelVersion(name=name, version="2", family="any"))
+    assert (await registry.state(name)).aliases == {"champion": "1", "challenger": "2"}
+    await mirror(registry, wanted)
+    assert (await registry.state(name)).aliases == {"champion": "1"}
+
+
+def test_there_is_one_champion_however_many_have_been() -> None:
+    known = [("a", "1", 1), ("a", "2", 4), ("b", "1", 3), ("b", "2", None)]
+    assert [(found.name, found.version, found.stage) for found in standings(known)] == [
+        ("a", "1", Stage.ARCHIVED), ("a", "2", Stage.PRODUCTION), ("b", "1", Stage.ARCHIVED), ("b", "2", Stage.STAGING)
+    ]  # fmt: skip
 
 
 async def test_what_mlflow_does_not_know_holds_up_nothing_else(client: httpx.AsyncClient, names: Names) -> None:
     registry, name = MlflowRegistry(client), await names.register()
     lost = [standing("never_registered", "1", Stage.ARCHIVED), standing(name, "99", Stage.ARCHIVED)]
     await mirror(registry, [*lost, standing(name, "1", Stage.PRODUCTION)])
-    assert (await registry.state(name)).champion == "1"
+    assert (await registry.state(name)).aliases == {"champion": "1"}
 
 
 async def test_removing_an_alias_twice_is_no_error(client: httpx.AsyncClient, names: Names) -> None:
     registry, name = MlflowRegistry(client), await names.register()
-    await registry.set_champion(name, "1")
-    await registry.remove_champion(name)
-    await registry.remove_champion(name)
-    assert (await registry.state(name)).champion is None
+    await registry.set_alias(name, "1", "champion")
+    await registry.remove_alias(name, "champion")
+    await registry.remove_alias(name, "champion")
+    assert (await registry.state(name)).aliases == {}
 
 
 async def test_an_answer_that_is_an_error_is_reported_as_one(client: httpx.AsyncClient) -> None:
     with pytest.raises(RegistryError, match="registered-models/alias"):
-        await MlflowRegistry(client).set_champion("never_registered", "1")
+        await MlflowRegistry(client).set_alias("never_registered", "1", "champion")
 
 
 @pytest.mark.parametrize(

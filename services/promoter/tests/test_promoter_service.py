@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -26,11 +31,18 @@ from readmit_chassis.settings import load_settings
 from readmit_chassis.testing import embedded_kafka, free_port
 from readmit_contracts.events import Event, ModelLoaded, ModelPromoted, ModelRegistered
 from readmit_contracts.examples import EXAMPLES
-from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, MODEL_REGISTERED
-from readmit_promoter import store
+from readmit_contracts.topics import (
+    DRIFT_DETECTED,
+    MODEL_LOADED,
+    MODEL_PROMOTED,
+    MODEL_REGISTERED,
+    PREDICTION_MADE,
+)
+from readmit_promoter import pods, store
 from readmit_promoter.app import make_app
-from readmit_promoter.domain import Policy
-from readmit_promoter.handlers import judge, keep_reconciled, observe
+from readmit_promoter.governor import Progress
+from readmit_promoter.handlers import judge_next, keep_reconciled, observe
+from readmit_promoter.policy import Policy
 from readmit_promoter.registry import MlflowRegistry
 from readmit_promoter.settings import Settings
 
@@ -86,10 +98,10 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.mark.stack
 @KAFKA_AWAY
 async def test_with_kafka_s3_and_mlflow_away_it_lives_and_shows_the_ledger_but_is_not_ready(
-    settings: Settings,
+    settings: Settings, quick_policy: Policy
 ) -> None:
     process = Process()
-    async with running(make_app(settings, process)) as client:
+    async with running(make_app(settings, quick_policy, process)) as client:
         assert (await client.get("/livez")).status_code == 200
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["kafka"])
@@ -102,11 +114,11 @@ async def test_with_kafka_s3_and_mlflow_away_it_lives_and_shows_the_ledger_but_i
 
 @pytest.mark.stack
 async def test_from_registered_to_promoted_to_loaded_over_kafka(
-    settings: Settings, candidate: Candidate, cohort: Cohort, objects: MemoryStore
+    settings: Settings, candidate: Candidate, cohort: Cohort, objects: MemoryStore, quick_policy: Policy
 ) -> None:
     """A candidate comes in as an event; the promotion goes out as one; MLflow is away all the time."""
     with embedded_kafka() as address:
-        topics = (MODEL_REGISTERED, MODEL_PROMOTED, MODEL_LOADED)
+        topics = (MODEL_REGISTERED, MODEL_PROMOTED, MODEL_LOADED, PREDICTION_MADE, DRIFT_DETECTED)
         await create_topics(address, [(topic.name, 1, {}) for topic in topics])
         kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
         settings = settings.model_copy(update={"kafka": kafka})
@@ -115,19 +127,27 @@ async def test_from_registered_to_promoted_to_loaded_over_kafka(
         event = candidate(cohort(1.0, rows=1000))
         await outside.start()
         try:
-            async with running(make_app(settings, process, objects)) as client:
+            async with running(make_app(settings, quick_policy, process, objects)) as client:
                 await publish(outside, topic=MODEL_REGISTERED.name, key="any", event=event, envelope=_envelope(event))
                 promoted = await _first(address, MODEL_PROMOTED.name)
                 assert (promoted.epoch, promoted.model, promoted.bundle) == (1, event.model, event.bundle)
                 champion = (await client.get("/champion")).json()["champion"]
                 assert (champion["version"], champion["epoch"]) == (event.model.version, 1)
 
-                loaded = LOADED.model_copy(update={"model": event.model, "epoch": 1, "sha256": event.bundle.sha256})
+                loaded = LOADED.model_copy(
+                    update={
+                        "model": event.model, "epoch": 1, "sha256": event.bundle.sha256, "at": datetime.now(UTC)
+                    }
+                )  # fmt: skip
                 await publish(outside, topic=MODEL_LOADED.name, key="pod", event=loaded, envelope=_envelope(loaded))
                 await until(lambda: _pods(client))
                 [pod] = (await client.get("/pods")).json()["pods"]
                 assert (pod["pod_id"], pod["epoch"], pod["outcome"]) == (loaded.pod_id, 1, "serving")
-                assert (await client.get("/readyz")).status_code == 200
+                await until(lambda: _is_ready(client))
+                await until(lambda: _has_converged(client))
+                promotion = (await client.get("/rollout")).json()["promotion"]
+                assert (promotion["epoch"], promotion["missing"], len(promotion["pods"])) == (1, [], 1)
+                assert 0 < promotion["first_s"] == promotion["median_s"] == promotion["last_s"] < 60
             assert process.failure is None
         finally:
             await outside.stop()
@@ -135,6 +155,19 @@ async def test_from_registered_to_promoted_to_loaded_over_kafka(
 
 def _envelope(event: Event) -> Any:
     return new_envelope(event.EVENT_TYPE, source="test", subject="any")
+
+
+async def _judged(event: ModelRegistered, pool: store.Pool, objects: MemoryStore, policy: Policy) -> Progress | None:
+    await store.queue(pool, event, _envelope(event))
+    return await judge_next(pool, objects, policy)
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/readyz")).status_code == 200
+
+
+async def _has_converged(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/rollout")).json()["promotion"]["status"] == "converged"
 
 
 async def _pods(client: httpx.AsyncClient) -> bool:
@@ -164,12 +197,13 @@ async def test_decisions_are_answered_newest_first_with_their_figures(
 ) -> None:
     first, second = candidate(cohort(3.0), synthetic=True), candidate(cohort(0.5), synthetic=True)
     for event in (first, second):
-        await judge(event, _envelope(event), pool=pool, objects=objects, policy=quick_policy)
-    async with running(make_app(settings, Process())) as client:
+        await _judged(event, pool, objects, quick_policy)
+    async with running(make_app(settings, quick_policy, Process())) as client:
         newest, oldest = (await client.get("/decisions")).json()["decisions"]
         assert (await client.get("/decisions?limit=1")).json()["decisions"] == [newest]
     assert (newest["candidate"]["version"], oldest["candidate"]["version"]) == ("2", "1")
     assert (newest["epoch"], newest["outcome"], newest["reason"]) == (2, "promoted", "beats_champion")
+    assert (newest["verdict"], newest["policy_version"]) == ("accepted", "quick")
     assert newest["champion_before"] == first.model.model_dump()
     assert 0 < newest["difference_low"] < newest["difference"] < newest["difference_high"]
     assert (newest["synthetic"], newest["evidence_sha256"]) == (True, second.evidence.sha256)
@@ -194,7 +228,7 @@ async def test_a_promotion_does_not_wait_for_mlflow_which_follows_when_it_is_bac
         fake_mlflow.available = False
         loop = keep_reconciled(pool, MlflowRegistry(client), decided=decided, interval_s=60)
         async with Process().background(loop):
-            await judge(event, _envelope(event), pool=pool, objects=objects, policy=quick_policy)
+            await _judged(event, pool, objects, quick_policy)
             decided.set()
             async with store.transaction(pool) as connection:
                 assert (await store.champion(connection)) is not None
@@ -211,10 +245,11 @@ async def test_the_gauges_tell_who_serves_the_champion(
 ) -> None:
     for noise in (3.0, 0.1):
         event = candidate(cohort(noise))
-        await judge(event, _envelope(event), pool=pool, objects=objects, policy=quick_policy)
+        await _judged(event, pool, objects, quick_policy)
+    await pods.note_pod(pool, LOADED.model_copy(update={"pod_id": "gone", "occasion": "leaving"}))
     for pod, epoch, outcome in (("a", 2, "serving"), ("b", 1, "serving"), ("c", 2, "refused"), ("d", 2, "serving")):
         update = {"pod_id": pod, "epoch": epoch, "outcome": outcome}
-        await store.note_pod(pool, LOADED.model_copy(update=update))
+        await pods.note_pod(pool, LOADED.model_copy(update=update))
     await observe(pool)
     assert REGISTRY.get_sample_value("champion_epoch") == 2
     seen = {state: REGISTRY.get_sample_value("pods", {"state": state}) for state in ("serving", "behind", "refused")}
@@ -233,8 +268,8 @@ async def test_at_start_the_champion_is_announced_again(
     quick_policy: Policy,
 ) -> None:
     event = candidate(cohort(1.0))
-    await judge(event, _envelope(event), pool=pool, objects=objects, policy=quick_policy)
-    async with running(make_app(settings, Process())):
+    await _judged(event, pool, objects, quick_policy)
+    async with running(make_app(settings, quick_policy, Process())):
         pass
     with psycopg.connect(conninfo) as connection:
         payloads = connection.execute("SELECT payload FROM governance.outbox ORDER BY id").fetchall()
@@ -261,3 +296,178 @@ async def test_a_database_that_is_away_is_503_as_problem_details() -> None:
 def test_the_examples_of_the_contract_can_be_read(event: type[Event]) -> None:
     example = next(example for example in EXAMPLES if isinstance(example, event))
     assert event.model_validate_json(example.model_dump_json()) == example
+
+
+KEYS = {"vera": "viewer", "ada": "approver", "root": "admin"}
+
+
+@pytest.fixture
+def with_keys(settings: Settings, tmp_path: Path) -> Settings:
+    """Settings with a key for each role: its own name."""
+    file = tmp_path / "keys.json"
+    entries = [
+        {"id": who, "sha256": hashlib.sha256(who.encode()).hexdigest(), "scopes": [role]} for who, role in KEYS.items()
+    ]
+    file.write_text(json.dumps({"keys": entries}))
+    return settings.model_copy(update={"api_keys_file": file})
+
+
+def _as(who: str) -> dict[str, str]:
+    return {"x-api-key": who}
+
+
+@pytest.mark.stack
+@KAFKA_AWAY
+async def test_commands_take_a_role_and_a_reason_and_what_is_denied_is_written_down(
+    with_keys: Settings,
+    pool: store.Pool,
+    candidate: Candidate,
+    cohort: Cohort,
+    objects: MemoryStore,
+    quick_policy: Policy,
+) -> None:
+    for noise in (3.0, 1.0):
+        await _judged(candidate(cohort(noise)), pool, objects, quick_policy)
+    because = {"reason": "alerts doubled"}
+    async with running(make_app(with_keys, quick_policy, Process(), objects)) as client:
+        before = (await client.get("/ledger")).json()["entries"]
+        for headers in ({}, _as("nobody"), {"authorization": "Bearer nobody"}):
+            answer = await client.post("/rollback", json=because, headers=headers)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert (await client.post("/rollback", json={"reason": " "}, headers=_as("ada"))).status_code == 422
+        assert (await client.get("/ledger")).json()["entries"] == before
+
+        answer = await client.post("/rollback", json=because, headers=_as("vera"))
+        assert (answer.status_code, answer.json()["title"]) == (403, "Forbidden")
+        assert "takes the role approver" in answer.json()["detail"]
+        [denied] = (await client.get("/ledger?limit=1")).json()["entries"]
+        assert (denied["kind"], denied["by"], denied["fact"]["problem"]) == ("denial", "vera", "forbidden")
+
+        never = {"reason": "typo", "to": {"name": "diabetes_readmission_lightgbm", "version": "99"}}
+        answer = await client.post("/rollback", json=never, headers=_as("ada"))
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:readmit:problem:never_served")
+        assert "Allowed: diabetes_readmission_lightgbm version 1." in answer.json()["detail"]
+        [denied] = (await client.get("/ledger?limit=1&kind=denial")).json()["entries"]
+        assert (denied["by"], denied["fact"]["asked"]) == ("ada", never)
+
+        answer = await client.post("/rollback", json=because, headers={"authorization": "Bearer ada"})
+        assert (answer.status_code, answer.json()["kind"], answer.json()["by"]) == (200, "rollback", "ada")
+        champion = (await client.get("/champion")).json()["champion"]
+        assert (champion["version"], champion["epoch"], champion["action"]) == ("1", 3, "rollback")
+        assert (champion["decided_by"], champion["reason"]) == ("ada", "alerts doubled")
+
+        assert (await client.post("/freeze", json=because, headers=_as("ada"))).status_code == 200
+        assert (await client.get("/rollout")).json()["frozen"] is True
+        assert (await client.post("/unfreeze", json=because, headers=_as("ada"))).status_code == 403
+        assert (await client.post("/unfreeze", json=because, headers=_as("root"))).status_code == 200
+        answer = await client.post("/trial/end", json=because, headers=_as("root"))
+        assert answer.json()["type"] == "urn:readmit:problem:no_trial"
+        check = (await client.get("/ledger/check")).json()
+        assert (check["intact"], check["problems"]) == (True, [])
+
+
+@pytest.mark.stack
+@KAFKA_AWAY
+async def test_a_person_approves_over_rest(
+    with_keys: Settings,
+    pool: store.Pool,
+    candidate: Candidate,
+    cohort: Cohort,
+    objects: MemoryStore,
+    quick_policy: Policy,
+) -> None:
+    manual = quick_policy.model_copy(update={"rollout": quick_policy.rollout.model_copy(update={"approval": "manual"})})
+    for noise in (3.0, 1.0):
+        await _judged(candidate(cohort(noise)), pool, objects, manual)
+    async with running(make_app(with_keys, manual, Process(), objects)) as client:
+        second, first = (await client.get("/decisions")).json()["decisions"]
+        assert [first["outcome"], second["outcome"]] == ["waiting_for_approval"] * 2
+        because = {"reason": "looked at it"}
+        answer = await client.post(f"/decisions/{second['decision_id']}/refuse", json=because, headers=_as("ada"))
+        assert answer.json()["kind"] == "refusal"
+        answer = await client.post(f"/decisions/{first['decision_id']}/approve", json=because, headers=_as("ada"))
+        assert answer.json() == {"outcome": "promoted"}
+        answer = await client.post(f"/decisions/{uuid4()}/approve", json=because, headers=_as("ada"))
+        assert answer.json()["type"] == "urn:readmit:problem:unknown_decision"
+        second, first = (await client.get("/decisions")).json()["decisions"]
+        assert (first["outcome"], first["epoch"], second["outcome"]) == ("promoted", 1, "refused")
+        whole = (await client.get(f"/decisions/{first['decision_id']}")).json()
+        assert [entry["kind"] for entry in whole["followed_by"]] == ["approval", "promotion"]
+        assert whole["followed_by"][0]["by"] == "ada"
+
+
+@pytest.mark.stack
+@KAFKA_AWAY
+async def test_without_keys_everybody_reads_and_nobody_changes_anything(
+    settings: Settings, with_keys: Settings, quick_policy: Policy
+) -> None:
+    async with running(make_app(settings, quick_policy, Process())) as client:
+        assert (await client.get("/rollout")).json() == {
+            "promotion": None, "trial": None, "frozen": False, "candidates_waiting": 0
+        }  # fmt: skip
+        answer = await client.post("/freeze", json={"reason": "anybody"})
+        assert (answer.status_code, "PROMOTER_API_KEYS_FILE" in answer.json()["detail"]) == (401, True)
+    closed = with_keys.model_copy(update={"open_reading": False})
+    async with running(make_app(closed, quick_policy, Process())) as client:
+        assert (await client.get("/decisions")).status_code == 401
+        assert (await client.get("/decisions", headers=_as("vera"))).status_code == 200
+        assert (await client.get("/livez")).status_code == 200
+
+
+@pytest.mark.stack
+@KAFKA_AWAY
+async def test_decisions_are_derived_again_and_tried_under_another_policy(
+    settings: Settings,
+    pool: store.Pool,
+    candidate: Candidate,
+    cohort: Cohort,
+    objects: MemoryStore,
+    quick_policy: Policy,
+) -> None:
+    events = [candidate(cohort(noise)) for noise in (3.0, 1.0, 2.0)]
+    for event in events:
+        await _judged(event, pool, objects, quick_policy)
+    async with running(make_app(settings, quick_policy, Process(), objects)) as client:
+        assert (await client.get("/policy")).json()["version"] == "quick"
+        rejected, promoted, first = [
+            f"/decisions/{decision['decision_id']}" for decision in (await client.get("/decisions")).json()["decisions"]
+        ]
+        for path in (rejected, promoted, first):
+            assert (await client.post(f"{path}/replay")).json()["match"] == "same"
+        gates = (await client.get(promoted)).json()["judgement"]["fact"]["decision"]["verdict"]["gates"]
+        assert {"champion", "calibration", "net_benefit", "subgroups", "latency"} <= {gate["gate"] for gate in gates}
+
+        stricter = json.loads(json.dumps(quick_policy.document()))
+        stricter["gates"]["evidence"]["min_rows"] = 10_000
+        headers = {"content-type": "application/yaml"}
+        tried = (await client.post(f"{promoted}/try", content=json.dumps(stricter), headers=headers)).json()
+        assert (tried["outcome_before"], tried["outcome"]) == ("accepted", "rejected")
+        assert {"gate": "evidence", "before": "pass", "now": "fail"} in [
+            gate | {"now": "fail" if gate["now"] != "pass" else "pass"} for gate in tried["changed"]
+        ]
+        answer = await client.post(f"{promoted}/try", content=b"gates: {fairness: {}}", headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (409, "urn:readmit:problem:bad_policy")
+        assert "gates.fairness: unknown gate" in answer.json()["detail"]
+
+        objects.objects.pop(events[1].evidence.uri)
+        assert (await client.post(f"{promoted}/replay")).json()["match"] == "evidence_missing"
+        assert (await client.post(f"/decisions/{uuid4()}/replay")).status_code == 404
+
+
+@pytest.mark.stack
+@KAFKA_AWAY
+async def test_what_was_champion_at_a_time_is_asked_with_a_zone(
+    settings: Settings,
+    pool: store.Pool,
+    candidate: Candidate,
+    cohort: Cohort,
+    objects: MemoryStore,
+    quick_policy: Policy,
+) -> None:
+    await _judged(candidate(cohort(1.0)), pool, objects, quick_policy)
+    async with running(make_app(settings, quick_policy, Process(), objects)) as client:
+        now = datetime.now(UTC)
+        for at, version in ((now, "1"), (now - timedelta(hours=1), None)):
+            champion = (await client.get("/champion", params={"as_of": at.isoformat()})).json()["champion"]
+            assert (champion and champion["version"]) == version
+        assert (await client.get("/champion?as_of=2026-11-28T12:00")).status_code == 422

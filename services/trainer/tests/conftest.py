@@ -64,7 +64,7 @@ def server(encounters: pd.DataFrame) -> Iterator[str]:
             connection.execute("CREATE SCHEMA clean_data")
             connection.execute(
                 "CREATE TABLE clean_data.batch_info (dataset_version int, batch_id int, rows int, positives int,"
-                " sha256 text)"
+                " sha256 text, created_at timestamptz DEFAULT '2026-11-01T00:00:00Z')"
             )
             connection.execute(
                 "CREATE TABLE clean_data.datasets (version int, content_sha256 text, schema_sha256 text,"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
@@ -24,6 +25,7 @@ from readmit_trainer.errors import ParityBroken
 from readmit_trainer.families import BY_NAME, Fitted
 from readmit_trainer.families.logistic_regression import LogisticRegression
 from readmit_trainer.search import Budget, Trial
+from readmit_trainer.subgroups import ATTRIBUTES
 
 CHOICES = Choices(min_value_rows=100, budget=Budget(trials=2, seconds=60.0))
 
@@ -58,6 +60,10 @@ def test_a_candidate_beats_chance_and_its_bundle_gives_the_fitted_models_risks(
     model = load_model(candidate.bundle)
     with np.load(io.BytesIO(candidate.evidence), allow_pickle=False) as arrays:
         assert sorted(arrays["risk"]) == pytest.approx(sorted(model.score_matrix(data.validation_rows)), abs=1e-9)
+        assert arrays["held_out"].sum() == candidate.held_out.sum()
+        for attribute in ATTRIBUTES:
+            told = arrays[f"{attribute}_names"][arrays[attribute]]
+            assert Counter(told.tolist()) == Counter(data.validation[attribute].fillna("(not recorded)"))
     assert model.threshold == 0.125
     assert model.manifest.synthetic is True
     assert len(model.manifest.golden) == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
@@ -40,6 +41,7 @@ def test_a_job_ends_with_a_verified_bundle_and_the_event_that_points_at_it(
     assert event.feature_spec_sha256 == model.encoder.spec.sha256()
     assert event.synthetic is model.manifest.synthetic is True
     assert store.exists(event.evidence.uri)
+    assert event.data_at == datetime(2026, 11, 1, tzinfo=UTC)
     again = pipeline.run(FitTask(uuid4(), make_event(2), "decision_tree", "v1"))
     assert again.registered == event
 

@@ -57,7 +57,10 @@ def test_the_threshold_follows_from_the_costs() -> None:
 
 def test_evidence_is_pseudonymous_ordered_by_row_and_always_the_same_bytes() -> None:
     encounters, patients = np.array([30, 10, 20]), np.array([7, 7, 8])
-    arguments = (encounters, patient_keys(patients), np.array([True, False, True]), np.array([0.3, 0.1, 0.2]))
+    arguments = (
+        encounters, patient_keys(patients), np.array([True, False, True]), np.array([0.3, 0.1, 0.2]),
+        np.array([True, False, False]), {"race": ["Other", "(not recorded)", "Other"]},
+    )  # fmt: skip
     data = evidence_bytes(*arguments)
     assert data == evidence_bytes(*arguments)
     shelf: dict[str, bytes] = {}
@@ -66,8 +69,12 @@ def test_evidence_is_pseudonymous_ordered_by_row_and_always_the_same_bytes() -> 
     with np.load(io.BytesIO(shelf[ref.uri]), allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     assert {name: str(a.dtype) for name, a in found.items()} == {
-        "row": "uint64", "patient": "uint64", "label": "int8", "risk": "float64",
+        "row": "uint64", "patient": "uint64", "label": "int8", "risk": "float64", "held_out": "int8",
+        "race": "uint8", "race_names": "<U14",
     }  # fmt: skip
+    groups = found["race_names"][found["race"]].tolist()
+    assert dict(zip(found["risk"].tolist(), groups, strict=True)) == {0.3: "Other", 0.1: "(not recorded)", 0.2: "Other"}
+    assert dict(zip(found["risk"].tolist(), found["held_out"].tolist(), strict=True)) == {0.3: 1, 0.1: 0, 0.2: 0}
     assert (np.diff(found["row"].astype(object)) > 0).all()
     assert not set(found["row"].tolist()) & {10, 20, 30}
     assert sorted(zip(found["risk"].tolist(), found["label"].tolist(), strict=True)) == [(0.1, 0), (0.2, 1), (0.3, 1)]

@@ -225,6 +225,9 @@ class ModelRegistered(Event):
     feature_spec_sha256: Sha256
     code_version: str
     synthetic: bool
+    data_at: Annotated[
+        AwareDatetime | None, Field(description="when the newest batch that it was trained on was committed")
+    ] = None
 
 
 class ModelPromoted(Event):

@@ -125,6 +125,7 @@ EXAMPLES: tuple[Event, ...] = (
         feature_spec_sha256="f6" * 32,
         code_version="0.1.0",
         synthetic=False,
+        data_at=_AT,
     ),
     ModelPromoted(
         epoch=3,

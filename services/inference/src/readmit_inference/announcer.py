@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import structlog
 
+from readmit_chassis.envelope import new_envelope
 from readmit_chassis.failures import Transient
 from readmit_contracts.events import ModelLoaded
 from readmit_inference.patience import patience
+from readmit_inference.prediction_event import Record
 
 log = structlog.get_logger()
 
@@ -29,14 +31,31 @@ class Announcer:
         self._pauses = pauses
         self._queue: deque[ModelLoaded] = deque(maxlen=kept)
         self._news = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._away = True  # until Kafka has been reached
 
     def announce(self, loaded: ModelLoaded) -> None:
-        """Queue an announcement; returns at once."""
+        """Queue an announcement; returns at once. A heartbeat takes the place of one that still waits."""
+        if loaded.occasion == "heartbeat":
+            others = [said for said in self._queue if (said.occasion, said.role) != ("heartbeat", loaded.role)]
+            self._queue.clear()
+            self._queue.extend(others)
         self._queue.append(loaded)
         self._news.set()
 
+    async def finish(self, timeout_s: float) -> None:
+        """Wait until all is said, but no longer than `timeout_s`, and not at all for a Kafka that is away."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._queue and not self._away:
+                    self._tried.clear()
+                    await self._tried.wait()
+        except TimeoutError:
+            log.warning("announcements_unsaid", announcements=len(self._queue))
+
     async def run(self) -> None:
         """Publish in order, each until it succeeds; runs until cancelled."""
+        self._away = False
         while True:
             await self._news.wait()
             self._news.clear()
@@ -46,9 +65,24 @@ class Announcer:
                 try:
                     await self._publish(loaded)
                 except Transient as away:
+                    self._away = True
+                    self._tried.set()
                     pause_s = next(pauses)
                     log.warning("announcement_waits", epoch=loaded.epoch, error=str(away), retry_in_s=pause_s)
                     await asyncio.sleep(pause_s)
                 else:
+                    self._away = False
                     if self._queue and self._queue[0] is loaded:
                         self._queue.popleft()
+                    self._tried.set()
+
+
+async def said_once(loaded: ModelLoaded, source: str) -> AsyncIterator[Record]:
+    """The announcement as the one record of a delivery."""
+    headers = new_envelope(ModelLoaded.EVENT_TYPE, source=source, subject=loaded.pod_id).headers()
+    yield Record(
+        loaded.pod_id.encode(),
+        loaded.model_dump_json().encode(),
+        [(name, value.encode()) for name, value in headers.items()],
+        int(loaded.at.timestamp() * 1000),
+    )

@@ -13,24 +13,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from readmit_bundle import preload
 from readmit_chassis.access.client import Limit
-from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.envelope import Envelope
 from readmit_chassis.health import Health, health_router
-from readmit_chassis.kafka import follow, keep_starting, make_broker, publish
+from readmit_chassis.kafka import follow, keep_starting, make_broker
 from readmit_chassis.process import Process
-from readmit_contracts.events import ModelLoaded, ModelPromoted
-from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE
+from readmit_contracts.events import ModelLoaded, ModelPromoted, RolloutChanged
+from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, ROLLOUT_CHANGED
 from readmit_inference import problems
 from readmit_inference.access.document import describe_access
 from readmit_inference.access.entrance import Entrance, Issuer
-from readmit_inference.announcer import Announcer
+from readmit_inference.announcer import Announcer, said_once
 from readmit_inference.batch.description import describe_batch
 from readmit_inference.batch.endpoint import BatchEndpoint
 from readmit_inference.batch_publisher import BatchPublisher
 from readmit_inference.cache import BundleCache
+from readmit_inference.challenger import Challenger
 from readmit_inference.champion import LOADED, Champion
 from readmit_inference.clinical.endpoints import ClinicalEndpoint, clinical_router
 from readmit_inference.document import DESCRIPTION, TAGS, install_pages
 from readmit_inference.handlers import PredictEndpoint, describe_predict, explain_router, state_router
+from readmit_inference.heartbeat import keep_beating, say_farewell
+from readmit_inference.loader import Loader
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_event import encoder
 from readmit_inference.prediction_log import PredictionLog
@@ -41,7 +44,10 @@ SOURCE = "readmit-inference"
 #: Of the API. Paths without one, which the original's clients call, mean the newest.
 VERSION = "v1"
 _VERSIONED = f"/{VERSION}/"
+#: What is answered at once, where it can be.
+_ONE = ("/predict", f"/{VERSION}/predict")
 _LOG_DRAIN_S = 3.0
+_FAREWELL_S = 1.0
 
 
 def make_app(
@@ -61,24 +67,26 @@ def make_app(
     health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)
 
+    speaker = BatchPublisher(settings.kafka, SOURCE, MODEL_LOADED.name)
+
     async def say_loaded(loaded: ModelLoaded) -> None:
-        envelope = new_envelope(ModelLoaded.EVENT_TYPE, source=SOURCE, subject=loaded.pod_id)
-        await publish(broker, topic=MODEL_LOADED.name, key=loaded.pod_id, event=loaded, envelope=envelope)
+        await speaker.publish(said_once(loaded, SOURCE))
 
     announcer = Announcer(say_loaded)
-    champion = Champion(
+    loader = Loader(get, BundleCache(settings.cache_dir), tidy)
+    champion = Champion(pod_id=settings.pod_id, loader=loader, announce=announcer.announce, health=health)
+    challenger = Challenger(
         pod_id=settings.pod_id,
-        get=get,
-        cache=BundleCache(settings.cache_dir),
+        champion=champion,
+        loader=loader,
         announce=announcer.announce,
-        health=health,
-        tidy=tidy,
+        is_logged=settings.log_predictions,
     )
 
-    async def on_promoted(promoted: ModelPromoted, _: Envelope) -> None:
-        champion.want(promoted)
+    _follow_promoter(broker, champion, challenger, process)
 
-    follow(broker, topic=MODEL_PROMOTED.name, event_type=ModelPromoted, handle=on_promoted, process=process)
+    def last_words() -> tuple[ModelLoaded | None, ...]:
+        return champion.said, challenger.said
 
     publisher = BatchPublisher(settings.kafka, SOURCE, PREDICTION_MADE.name)
     encode = encoder(settings.pod_id, SOURCE, settings.pseudonym_key)
@@ -100,6 +108,7 @@ def make_app(
         await champion.restore()
         background = [
             champion.run(),
+            challenger.run(),
             overload.watch(),
             slow_bodies.watch(),
             _talk(broker, announcer),
@@ -110,11 +119,15 @@ def make_app(
             background.append(log.run())
         try:
             async with process.background(*background):
-                yield
+                async with process.background(keep_beating(last_words, announcer.announce, settings.heartbeat_s)):
+                    yield
+                say_farewell(last_words, announcer.announce)
+                await announcer.finish(_FAREWELL_S)
                 if log is not None:
                     await log.finish(_LOG_DRAIN_S)
         finally:
-            await publisher.close()
+            loader.close()
+            await asyncio.gather(speaker.close(), publisher.close())
             await broker.stop()
 
     batch = BatchEndpoint(
@@ -149,13 +162,25 @@ def make_app(
     app.include_router(explain_router(champion, settings.max_body_bytes, overload, slow_bodies))
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
-    clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
-    app.include_router(clinical_router(clinical))
+    app.include_router(
+        clinical_router(ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies))
+    )
     describe_access(app, asked_for=entrance.asks)
     install_pages(app)
-    app.state.champion = champion
-    app.state.posts_at_once = entrance.around_posts(dict.fromkeys(("/predict", f"/{VERSION}/predict"), one.at_once))
+    app.state.champion, app.state.challenger = champion, challenger
+    app.state.posts_at_once = entrance.around_posts(dict.fromkeys(_ONE, one.at_once))
     return app
+
+
+def _follow_promoter(broker: KafkaBroker, champion: Champion, challenger: Challenger, process: Process) -> None:
+    async def on_promoted(promoted: ModelPromoted, _: Envelope) -> None:
+        champion.want(promoted)
+
+    async def on_rollout(changed: RolloutChanged, _: Envelope) -> None:
+        challenger.want(changed)
+
+    follow(broker, topic=MODEL_PROMOTED.name, event_type=ModelPromoted, handle=on_promoted, process=process)
+    follow(broker, topic=ROLLOUT_CHANGED.name, event_type=RolloutChanged, handle=on_rollout, process=process)
 
 
 class FrontDoor(FastAPI):

@@ -9,20 +9,18 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
 
 import structlog
 
-from readmit_bundle import Bundle, BundleRefused, read_bundle
+from readmit_bundle import Bundle, BundleRefused
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health
-from readmit_chassis.s3 import ObjectMissing
 from readmit_contracts.events import ModelLoaded, ModelPromoted
 from readmit_inference import metrics
-from readmit_inference.cache import BundleCache
-from readmit_inference.domain import Serving, prepare, renamed
-from readmit_inference.loading_thread import LoadingThread
-from readmit_inference.patience import patience
+from readmit_inference.domain import Serving, renamed
+from readmit_inference.loader import Loaded, Loader, Source
+from readmit_inference.patience import patience, pause
+from readmit_inference.trial import Trial
 
 log = structlog.get_logger()
 
@@ -30,51 +28,43 @@ log = structlog.get_logger()
 #: pod out of service just when nothing but the pods still works.
 LOADED = "model_loaded"
 
-#: Where a model that is put in service comes from: it was still in memory, lay on the pod's disk, or in S3.
-Source = Literal["memory", "cache", "store"]
-
-
-class _Loaded(NamedTuple):
-    serving: Serving
-    bundle: Bundle
-    source: Source
-
 
 class Champion:
     """Holds the model that answers and the one before it, and moves to the newest promotion.
 
     `wanted` is the newest promotion heard of, `settled` the newest epoch that was either put in service or refused,
-    `kept` the model that answered before. Everything but what blocks runs on the event loop; requests read `serving`
-    once and keep what they read.
+    `kept` the model that answered before. `beside` and `trial` are set by the challenger: its model, and how encounters
+    are divided while it is on trial. Everything but what blocks runs on the event loop; requests read `serving` and
+    `trial` once and keep what they read.
     """
 
     def __init__(
         self,
         *,
         pod_id: str,
-        get: Callable[[str], bytes],
-        cache: BundleCache,
+        loader: Loader,
         announce: Callable[[ModelLoaded], None],
         health: Health,
         pauses: Callable[[], Iterator[float]] = patience,
-        tidy: Callable[[], object] = lambda: None,
     ) -> None:
-        """`tidy` is called in the loading thread after each load."""
         self._pod_id = pod_id
-        self._get = get
-        self._cache = cache
+        self._loader = loader
         self._announce = announce
         self._health = health
         self._pauses = pauses
-        self._tidy = tidy
-        self._loading = LoadingThread()
         self._news = asyncio.Event()
         #: What the cache does not name yet; None for a bundle that it has.
         self._uncached: tuple[ModelPromoted, Bundle | None] | None = None
         self.serving: Serving | None = None
         self.kept: Serving | None = None
+        self.beside: Loaded | None = None
+        self.trial: Trial | None = None
         self.wanted: ModelPromoted | None = None
         self.settled = 0
+        #: What was last said of this pod's champion.
+        self.said: ModelLoaded | None = None
+        #: Called when a promotion was heard of, and when a model was put in service.
+        self.on_change: Callable[[], None] = lambda: None
 
     def want(self, promoted: ModelPromoted) -> None:
         """A promotion was heard of. Older ones than the newest known are ignored.
@@ -86,33 +76,29 @@ class Champion:
         self.wanted = promoted
         metrics.MODEL_EPOCH_KNOWN.set(promoted.epoch)
         self._take_from_memory(promoted)
+        self.on_change()
         self._news.set()
 
     async def restore(self) -> None:
         """Serve what the cache holds, before any news. A cache that can't be used is ignored."""
         started = time.perf_counter()
-        cached = await self._loading.run(self._cache.read)
-        if cached is None:
-            return
-        promoted, bundle = cached
         try:
-            serving = await self._loading.run(prepare, bundle, promoted)
+            restored = await self._loader.restore()
         except BundleRefused as refused:
             metrics.MODEL_LOADS.labels("cache_unusable").inc()
-            log.warning("cached_model_refused", epoch=promoted.epoch, reason=str(refused))
+            log.warning("cached_model_refused", reason=str(refused))
             return
-        self.want(promoted)
-        self._put_in_service(serving, time.perf_counter() - started, "cache")
+        if restored is not None:
+            promoted, serving = restored
+            self.want(promoted)
+            self._put_in_service(promoted, serving, time.perf_counter() - started, "cache")
 
     async def run(self) -> None:
         """Load the newest promotion whenever there is one; runs until cancelled."""
-        try:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                await self._follow()
-        finally:
-            self._loading.close()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._follow()
 
     async def _follow(self) -> None:
         pauses = self._pauses()
@@ -123,29 +109,22 @@ class Champion:
                 metrics.MODEL_LOADS.labels("retried").inc()
                 pause_s = next(pauses)
                 log.warning("model_store_away", epoch=self.wanted.epoch, error=str(away), retry_in_s=pause_s)
-                await self._pause(pause_s)
+                await pause(pause_s, self._news)
         await self._write_cache()  # of what was taken from memory
-
-    async def _pause(self, pause_s: float) -> None:
-        """Wait, but not longer than until the next promotion."""
-        try:
-            await asyncio.wait_for(self._news.wait(), pause_s)
-        except TimeoutError:
-            return
-        self._news.clear()
 
     def _take_from_memory(self, promoted: ModelPromoted) -> bool:
         """Put a model that is in memory in service, or refuse it; False when there is none of that digest."""
         started = time.perf_counter()
-        for loaded in (self.serving, self.kept):
+        beside, bundle = (None, None) if self.beside is None else (self.beside.serving, self.beside.bundle)
+        for loaded in (self.serving, self.kept, beside):
             if loaded is not None and loaded.model.sha256 == promoted.bundle.sha256:
                 try:
                     serving = renamed(loaded, promoted)
                 except BundleRefused as refused:
                     self._refuse(promoted, str(refused), time.perf_counter() - started)
                 else:
-                    self._uncached = promoted, None
-                    self._put_in_service(serving, time.perf_counter() - started, "memory")
+                    self._uncached = promoted, bundle if loaded is beside else None
+                    self._put_in_service(promoted, serving, time.perf_counter() - started, "memory")
                 return True
         return False
 
@@ -154,23 +133,17 @@ class Champion:
             return
         started = time.perf_counter()
         try:
-            loaded = await self._loading.run(self._fetch_and_prepare, promoted)
-        except (BundleRefused, ObjectMissing) as refused:
+            loaded = await self._loader.load(promoted)
+        except BundleRefused as refused:
             if promoted.epoch > self.settled:
-                reason = str(refused) if isinstance(refused, BundleRefused) else f"the bundle is gone: {refused}"
-                self._refuse(promoted, reason, time.perf_counter() - started)
+                self._refuse(promoted, str(refused), time.perf_counter() - started)
             return
         if promoted.epoch > self.settled:  # else a newer one was taken from memory meanwhile
             self._uncached = promoted, loaded.bundle
-            self._put_in_service(loaded.serving, time.perf_counter() - started, loaded.source)
+            self._put_in_service(promoted, loaded.serving, time.perf_counter() - started, loaded.source)
             await self._write_cache()
             del loaded
-            await self._loading.run(self._tidy)
-
-    def _fetch_and_prepare(self, promoted: ModelPromoted) -> _Loaded:
-        cached = self._cache.find(promoted.bundle)
-        bundle = read_bundle(self._get, promoted.bundle) if cached is None else cached
-        return _Loaded(prepare(bundle, promoted), bundle, "store" if cached is None else "cache")
+            await self._loader.tidy()
 
     async def _write_cache(self) -> None:
         """So that a restart finds what is in service, and what was before."""
@@ -179,15 +152,15 @@ class Champion:
         promoted, bundle = self._uncached
         self._uncached = None
         try:
-            await self._loading.run(self._cache.write, promoted, bundle)
+            await self._loader.write_cache(promoted, bundle)
         except OSError as error:
             log.warning("model_not_cached", error=str(error))  # a restart will need the store; serving goes on
 
-    def _put_in_service(self, serving: Serving, load_s: float, source: Source) -> None:
+    def _put_in_service(self, promoted: ModelPromoted, serving: Serving, load_s: float, source: Source) -> None:
         if self.serving is not None and self.serving.model is not serving.model:
             self.kept = self.serving
         self.serving = serving
-        promoted, named = serving.promoted, serving.named
+        named = serving.named
         self.settled = promoted.epoch
         self._health.set(LOADED, True)
         metrics.MODEL_INFO.clear()
@@ -203,6 +176,7 @@ class Champion:
         log.info("model_in_service", model=named.name, version=named.version, epoch=promoted.epoch, load_s=load_s,
                  source=source)  # fmt: skip
         self._say(promoted, load_s, reason=None)
+        self.on_change()
 
     def _refuse(self, promoted: ModelPromoted, reason: str, load_s: float) -> None:
         self.settled = promoted.epoch
@@ -211,15 +185,14 @@ class Champion:
         self._say(promoted, load_s, reason=reason)
 
     def _say(self, promoted: ModelPromoted, load_s: float, *, reason: str | None) -> None:
-        self._announce(
-            ModelLoaded(
-                pod_id=self._pod_id,
-                outcome="serving" if reason is None else "refused",
-                epoch=promoted.epoch,
-                model=promoted.model,
-                sha256=promoted.bundle.sha256,
-                load_ms=load_s * 1000,
-                reason=reason,
-                at=datetime.now(UTC),
-            )
+        self.said = ModelLoaded(
+            pod_id=self._pod_id,
+            outcome="serving" if reason is None else "refused",
+            epoch=promoted.epoch,
+            model=promoted.model,
+            sha256=promoted.bundle.sha256,
+            load_ms=load_s * 1000,
+            reason=reason,
+            at=datetime.now(UTC),
         )
+        self._announce(self.said)

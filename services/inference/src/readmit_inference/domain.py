@@ -5,27 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from readmit_bundle import Bundle, BundleRefused, Model, load_model
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import ModelPromoted
+from readmit_contracts.events import ModelPromoted, Role, RolloutChanged
 from readmit_contracts.prediction import FieldWarning, ServingModel
-from readmit_features.cleaning import Value, clean_encounter
+from readmit_features.cleaning import Cleaned, Value, clean_encounter
 from readmit_inference.errors import InvalidEncounter, NoModel
 
+if TYPE_CHECKING:
+    from readmit_inference.trial import Beside
+
 _WARM_UP_ROWS = 20
+
+#: What puts a model in service: as champion, or as challenger.
+Cause = ModelPromoted | RolloutChanged
+_CHAMPION: Role = "champion"
+_CHALLENGER: Role = "challenger"
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A verified model, the promotion that put it in service, and how answers name it."""
+    """A verified model, what put it in service, and how answers name it."""
 
     model: Model
-    promoted: ModelPromoted
+    cause: Cause
     named: ServingModel
     named_json: orjson.Fragment
 
@@ -40,6 +48,7 @@ class Answered(NamedTuple):
     warnings: list[FieldWarning]
     values: dict[str, Value]
     serving: Serving
+    beside: Beside | None = None  #: in a rollout: the model that did not answer
 
     def to_json(self) -> bytes:
         """The body of the answer: what a `Prediction` of the contract says, without the time that making one takes."""
@@ -71,46 +80,49 @@ def new_id() -> UUID:
     return UUID(bytes=sixteen, version=4)
 
 
-def prepare(bundle: Bundle, promoted: ModelPromoted) -> Serving:
+def prepare(bundle: Bundle, cause: Cause) -> Serving:
     """Load a bundle whose digest is verified, prove it on its golden rows and warm it up.
 
-    Blocking (tens to hundreds of milliseconds). Raises `BundleRefused` when the bundle isn't what was promoted.
+    Blocking (tens to hundreds of milliseconds). Raises `BundleRefused` when the bundle isn't what was announced.
     """
-    serving = _named(load_model(bundle), promoted)
+    serving = _named(load_model(bundle), cause)
     serving.model.check_golden()
     for _ in range(_WARM_UP_ROWS):
         predict(serving, example_encounter()).to_json()
     return serving
 
 
-def renamed(loaded: Serving, promoted: ModelPromoted) -> Serving:
-    """The model of the same digest, proven and warm, as this promotion names it. Some hundred microseconds.
+def renamed(loaded: Serving, cause: Cause) -> Serving:
+    """The model of the same digest, proven and warm, as this cause names it. Some hundred microseconds.
 
     Raises `BundleRefused` where `prepare` and reading the bundle would.
     """
-    known = loaded.promoted.bundle.size_bytes
-    if promoted.bundle.size_bytes != known:
-        raise BundleRefused(f"{known} bytes found, {promoted.bundle.size_bytes} announced")
-    return _named(loaded.model, promoted)
+    known = loaded.cause.bundle.size_bytes
+    if cause.bundle.size_bytes != known:
+        raise BundleRefused(f"{known} bytes found, {cause.bundle.size_bytes} announced")
+    return _named(loaded.model, cause)
 
 
-def _named(model: Model, promoted: ModelPromoted) -> Serving:
-    """Raises `BundleRefused` when the model isn't what was promoted."""
+def _named(model: Model, cause: Cause) -> Serving:
+    """Raises `BundleRefused` when the model isn't what was announced."""
     manifest = model.manifest
-    if manifest.synthetic != promoted.synthetic:
-        raise BundleRefused(
-            f"the bundle says synthetic={manifest.synthetic}, the promotion synthetic={promoted.synthetic}"
-        )
-    if manifest.family != promoted.model.family:
-        raise BundleRefused(f"the bundle holds a {manifest.family}, promoted was a {promoted.model.family}")
+    if manifest.synthetic != cause.synthetic:
+        raise BundleRefused(f"the bundle says synthetic={manifest.synthetic}, the event synthetic={cause.synthetic}")
+    if isinstance(cause, ModelPromoted):
+        version, epoch, role = cause.model, cause.epoch, _CHAMPION
+    else:
+        version, epoch, role = cause.challenger, cause.champion_epoch, _CHALLENGER
+    if manifest.family != version.family:
+        raise BundleRefused(f"the bundle holds a {manifest.family}, announced was a {version.family}")
     named = ServingModel(
-        name=promoted.model.name,
-        version=promoted.model.version,
+        name=version.name,
+        version=version.version,
         sha256=model.sha256,
-        epoch=promoted.epoch,
-        synthetic=promoted.synthetic,
+        epoch=epoch,
+        synthetic=cause.synthetic,
+        role=role,
     )
-    return Serving(model, promoted, named, orjson.Fragment(named.model_dump_json()))
+    return Serving(model, cause, named, orjson.Fragment(named.model_dump_json()))
 
 
 def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Answered:
@@ -118,11 +130,22 @@ def predict(serving: Serving | None, encounter: Mapping[str, object]) -> Answere
 
     Raises `InvalidEncounter` with every field that can't be understood, `NoModel` before the first promotion.
     """
+    cleaned = read(encounter)
+    if serving is None:
+        raise NoModel("No model has been promoted yet, or it is still loading. Try again in a few seconds.")
+    return score(serving, cleaned)
+
+
+def read(encounter: Mapping[str, object]) -> Cleaned:
+    """The encounter as models read it. Raises `InvalidEncounter`."""
     cleaned = clean_encounter(encounter)
     if cleaned.errors:
         raise InvalidEncounter(cleaned.errors)
-    if serving is None:
-        raise NoModel("No model has been promoted yet, or it is still loading. Try again in a few seconds.")
+    return cleaned
+
+
+def score(serving: Serving, cleaned: Cleaned) -> Answered:
+    """The answer of a model to an encounter."""
     model = serving.model
     history = cleaned.history
     values = cleaned.values | history if history else cleaned.values

@@ -9,16 +9,17 @@ from readmit_contracts.history import HISTORY, HISTORY_KEYS, INPUTS_BY_KEY
 from readmit_contracts.prediction import Contribution, Explanation
 from readmit_features.cleaning import Value, clean_encounter
 from readmit_features.spec import FeatureSpec
-from readmit_inference.domain import Serving, predict
+from readmit_inference.domain import Serving
 from readmit_inference.errors import NotExplainable
+from readmit_inference.trial import Trial, answer
 
 
-def explain(serving: Serving | None, encounter: Mapping[str, object]) -> Explanation:
+def explain(serving: Serving | None, trial: Trial | None, encounter: Mapping[str, object]) -> Explanation:
     """The answer to an encounter and the Shapley values behind it, summed by field. Some milliseconds.
 
     Raises what `predict` does, and `NotExplainable` for a model that was trained before its file held what that takes.
     """
-    answered = predict(serving, encounter)
+    answered = answer(serving, trial, encounter)
     cleaned = clean_encounter(encounter)  # again: an answer does not keep the history
     values = cleaned.values | cleaned.history
     model = answered.serving.model

@@ -19,7 +19,7 @@ from readmit_contracts.history import HISTORY, example_history, request_schema
 from readmit_contracts.prediction import Explanation, Prediction
 from readmit_inference import metrics
 from readmit_inference.champion import Champion
-from readmit_inference.domain import Serving, predict
+from readmit_inference.domain import Serving
 from readmit_inference.errors import (
     BodyTooLarge,
     InvalidJson,
@@ -36,6 +36,7 @@ from readmit_inference.overload import Overload
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.problems import as_answer, failure_response, openapi_responses, refusal_response
 from readmit_inference.slow_bodies import SlowBodies
+from readmit_inference.trial import Trial, answer
 
 _JSON_TYPE = re.compile(rb"[^/;\s]+/([^/;\s]+\+)?json\s*(;|$)", re.IGNORECASE)
 
@@ -97,11 +98,11 @@ class PredictEndpoint:
             self._overload.check()
             body = await self._slow_bodies.read(read_body(scope, receive, self._max_body_bytes))
         except PredictionRefused as refused:
-            answer = _refused(refused, started)
+            said = _refused(refused, started)
         else:
-            answer = self._answer(body, started)
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
+            said = self._answer(body, started)
+        await send({"type": "http.response.start", "status": said.status, "headers": said.headers})
+        await send({"type": "http.response.body", "body": said.body})
 
     def at_once(self, headers: Headers, body: bytes) -> Answer:
         """The same for a request that is there as a whole."""
@@ -117,8 +118,8 @@ class PredictEndpoint:
     def _answer(self, body: bytes, started: float) -> Answer:
         try:
             encounter = decode(body)
-            answered = predict(self._champion.serving, encounter)
-            answer = answered.to_json()
+            answered = answer(self._champion.serving, self._champion.trial, encounter)
+            content = answered.to_json()
         except PredictionRefused as refused:
             return _refused(refused, started)
         except Exception:  # noqa: BLE001  a bug: whatever it is, the client gets an answer and the log the traceback
@@ -132,8 +133,8 @@ class PredictEndpoint:
         metrics.LATENCY.observe(latency_s)
         if self._log is not None:
             self._log.add(answered, latency_s)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-        return Answer(200, headers, answer)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        return Answer(200, headers, content)
 
 
 def _refused(refused: PredictionRefused, started: float) -> Answer:
@@ -154,6 +155,9 @@ def describe_predict(app: FastAPI) -> None:
         Names may be written with hyphens or underscores and in any case, numbers as text, ages as `[50-60)` or `50-60`.
         Fields that the model does not use are allowed. What is known of the patient's earlier encounters goes into
         `history`; without it, the risk is that of a patient of unknown history.
+
+        While a new model is tried, it may answer for a share of the patients, the same ones each time: `model` says
+        which model it was. Without a patient's number the encounter's decides, and without either, chance.
         """
         raise AssertionError("the endpoint stands before the app")
 
@@ -171,6 +175,7 @@ def explain_router(champion: Champion, max_body_bytes: int, overload: Overload, 
 
         Exact Shapley values in log-odds, summed by field: with `base` they give `margin`, and its calibrated form is
         the risk. They say what the model did, not what would help the patient. Nothing is kept in the prediction log.
+        While a new model is tried, the one that answers `/predict` for this patient explains.
         """
         nonlocal waiting
         try:
@@ -182,7 +187,7 @@ def explain_router(champion: Champion, max_body_bytes: int, overload: Overload, 
             waiting += 1
             try:
                 loop = asyncio.get_running_loop()
-                explanation = await loop.run_in_executor(executor, explain, champion.serving, encounter)
+                explanation = await loop.run_in_executor(executor, explain, champion.serving, champion.trial, encounter)
             finally:
                 waiting -= 1
         except PredictionRefused as refused:
@@ -211,13 +216,17 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
 
     @router.get("/model", responses={503: openapi_responses()[503]}, response_model=None, summary="Model in service")
     async def model() -> dict[str, Any] | Response:
-        """What the model in service was made from, and how well it did on validation."""
+        """What the model in service was made from, and how well it did on validation.
+
+        `challenger` is the model that is tried beside it, if there is one: in which stage, and for what share of the
+        patients it answers.
+        """
         serving = champion.serving
         if serving is None:
             return refusal_response(NoModel("No model has been promoted yet, or it is still loading."))
         manifest = serving.model.manifest
         return described(serving) | {
-            "promoted": serving.promoted.model_dump(mode="json", include={"action", "decided_at", "reason"}),
+            "promoted": serving.cause.model_dump(mode="json", include={"action", "decided_at", "reason"}),
             "features": len(manifest.feature_spec.names),
             **manifest.model_dump(
                 mode="json",
@@ -230,6 +239,7 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
                     "feature_spec_sha256",
                 },
             ),
+            "challenger": None if champion.trial is None else _on_trial(champion.trial),
         }
 
     @router.get("/model/card", summary="Model card", response_class=Response, responses={
@@ -251,7 +261,15 @@ def state_router(champion: Champion, pod_id: str) -> APIRouter:
 
 def described(serving: Serving) -> dict[str, Any]:
     """How a model is named in `/health` and `/model`."""
-    return serving.named.model_dump() | {"family": serving.promoted.model.family}
+    return serving.named.model_dump() | {"family": serving.model.manifest.family}
+
+
+def _on_trial(trial: Trial) -> dict[str, Any]:
+    changed = trial.changed
+    return described(trial.challenger) | {
+        "threshold": trial.challenger.model.threshold,
+        "rollout": changed.model_dump(mode="json", include={"rollout_id", "revision", "stage", "share", "changed_at"}),
+    }
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

@@ -68,8 +68,8 @@ MODEL_LOADS = Counter(
 )
 MODEL_SOURCES = Counter(
     "model_sources",
-    "Models put in service by where they came from: memory (the one that answered before: a rollback), cache (this "
-    "pod's disk), store (S3). A rollback that counts as store took a load: the pod did not have that model.",
+    "Models put in service by where they came from: memory (the one that answered before, or a challenger), cache "
+    "(this pod's disk), store (S3). A rollback that counts as store took a load: the pod did not have that model.",
     ["source"],
 )
 MODEL_LOAD_SECONDS = Gauge("model_load_seconds", "How long the last successful load took.")
@@ -82,6 +82,30 @@ MODEL_KEPT = Gauge(
 MODEL_EPOCH = Gauge("model_epoch", "Epoch of the model that answers; 0 means none.")
 MODEL_EPOCH_KNOWN = Gauge(
     "model_epoch_known", "Newest promotion heard of. Above model_epoch for minutes: this pod is behind, see its log."
+)
+CHALLENGER_INFO = Gauge(
+    "challenger_info",
+    "1 for the model that is tried beside the champion, with its stage (shadow, canary).",
+    ["name", "version", "sha256", "stage"],
+)
+CHALLENGER_ANSWERS = Counter(
+    "challenger_answers",
+    "Encounters that the challenger scored by stage: canary (the client got its answer), shadow (only the log did).",
+    ["stage"],
+)
+CHALLENGER_FAILURES = Counter(
+    "challenger_failures",
+    "Encounters that the challenger could not score; the champion answered. Above 0: end the rollout.",
+)
+SHADOW_DIFFERENCE = Histogram(
+    "shadow_difference",
+    "How far the risks of champion and challenger are apart for the same encounter. Large: look at both models' cards.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+)
+SHADOW_FLIPS = Counter("shadow_flips", "Encounters for which champion and challenger decide differently.")
+SHADOW_SKIPPED = Counter(
+    "shadow_skipped",
+    "Logged answers without the other model's, because the log was behind. Rising: add pods, or compare fewer.",
 )
 ACCESS_REFUSED = Counter(
     "access_refused",
@@ -103,5 +127,7 @@ for outcome in ("answered", "refused", "cut_off", "gone", "failed"):
 for outcome in ("answered", "refused"):
     BATCH_ROWS.labels(outcome)
     EXPLANATIONS.labels(outcome)
+for stage in ("shadow", "canary"):
+    CHALLENGER_ANSWERS.labels(stage)
 for reason in ("full", "shutdown"):
     PREDICTION_LOG_DROPPED.labels(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from readmit_chassis.kafka import backoff
@@ -14,3 +15,12 @@ def patience() -> Iterator[float]:
     yield from backoff(6, ceiling_s=_CEILING_S)
     while True:
         yield from backoff(1, first_s=_CEILING_S, ceiling_s=_CEILING_S)
+
+
+async def pause(pause_s: float, news: asyncio.Event) -> None:
+    """Wait, but not longer than until there is news, which are taken note of."""
+    try:
+        await asyncio.wait_for(news.wait(), pause_s)
+    except TimeoutError:
+        return
+    news.clear()

@@ -16,7 +16,8 @@ from readmit_contracts.encounter import COLUMNS, Kind
 from readmit_contracts.events import PredictionMade
 from readmit_features.cleaning import Value
 from readmit_features.split import Split, split_of
-from readmit_inference.domain import Answered
+from readmit_inference.comparison import OtherScore
+from readmit_inference.domain import Answered, Serving
 
 _IDENTIFIERS = tuple(column.key for column in COLUMNS if column.kind is Kind.IDENTIFIER)
 #: What the envelope of each event says anew.
@@ -39,6 +40,7 @@ class Logged(NamedTuple):
     answered: Answered
     latency_s: float
     at_s: float  #: seconds since 1970
+    other: OtherScore | None = None  #: what the model that did not answer says, once it was asked
 
 
 def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callable[[Logged], Record]:
@@ -60,11 +62,7 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
         event = {
             "prediction_id": name,
             "pod_id": pod_id,
-            "model": {
-                "name": serving.named.name,
-                "version": serving.named.version,
-                "family": serving.promoted.model.family,
-            },
+            "model": _version(serving),
             "sha256": serving.named.sha256,
             "epoch": serving.named.epoch,
             "synthetic": serving.named.synthetic,
@@ -77,6 +75,10 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
             "features": features,
             "at": at,
         }
+        if prediction.beside is not None:
+            event["role"] = serving.named.role
+            event["rollout_id"] = prediction.beside.trial.changed.rollout_id
+            event["other"] = None if logged.other is None else _other(logged.other)
         key, digits = name.encode(), name.replace("-", "")
         headers = [
             *always,
@@ -88,6 +90,23 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
         return Record(key, orjson.dumps(event), headers, int(logged.at_s * 1000))
 
     return encode
+
+
+def _version(serving: Serving) -> dict[str, str]:
+    named = serving.named
+    return {"name": named.name, "version": named.version, "family": serving.model.manifest.family}
+
+
+def _other(said: OtherScore) -> dict[str, object]:
+    named = said.serving.named
+    return {
+        "role": named.role,
+        "model": _version(said.serving),
+        "sha256": named.sha256,
+        "risk": said.risk,
+        "readmitted_within_30_days": said.readmitted_within_30_days,
+        "score_ms": said.score_s * 1000,
+    }
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ import structlog
 
 from readmit_chassis.failures import Transient
 from readmit_inference import metrics
+from readmit_inference.comparison import TimeShare, compare
 from readmit_inference.domain import Answered
 from readmit_inference.patience import patience
 from readmit_inference.prediction_event import Logged, Record
@@ -22,16 +23,21 @@ Publish = Callable[[AsyncIterator[Record]], Awaitable[None]]
 
 _FULL = metrics.PREDICTION_LOG_DROPPED.labels("full")
 _SHUTDOWN = metrics.PREDICTION_LOG_DROPPED.labels("shutdown")
+_SKIPPED = metrics.SHADOW_SKIPPED
 #: How long answers gather before they leave: a delivery costs about the same for one as for hundreds.
 _LINGER_S = 0.05
 #: Answers in one delivery, at most.
 _DELIVERY = 2048
 #: How long a row of a batch waits for room: longer than a delivery takes to fail.
 _ROOM_S = 5.0
-#: Answers encoded before requests get their turn again (some 0.4 ms), or so many for each that was given in the last
-#: turn, where that is more: slices of one size would fall behind. Nor does what waits say how many, since requests
-#: would then wait longest when the pod has fallen behind.
+#: Answers encoded before requests get their turn again (some 0.4 ms), and so many for each that was given in the last
+#: turn: slices of one size would fall behind. What waits does not say how many, since requests would then wait longest
+#: when the pod has fallen behind.
 _SLICE, _FOR_EACH = 32, 1.5
+#: What asking the other model takes of a slice: as much as encoding so many answers.
+_COMPARED = 4
+#: Of the time, what asking the other model may take; of a second's share, what was not needed is saved up.
+_ASKING_SHARE, _ASKING_SAVED_S = 0.1, 0.1
 
 
 class PredictionLog:
@@ -58,6 +64,7 @@ class PredictionLog:
         self._tried = asyncio.Event()
         self._away = False
         self._added = 0
+        self._asking = TimeShare(_ASKING_SHARE, _ASKING_SAVED_S)
         metrics.PREDICTION_LOG_BUFFERED.set_function(self.__len__)
 
     def __len__(self) -> int:
@@ -126,11 +133,25 @@ class PredictionLog:
 
     async def _encoded(self) -> AsyncIterator[Record]:
         """What leaves, encoded one by one as it is packed, so that warm memory is used again."""
-        left, added = 0, self._added
-        for logged in self._leaving:
-            if not left:
+        left, due, added = 0, 0, self._added
+        for at, logged in enumerate(self._leaving):
+            if left <= 0 and due <= 0:
                 await asyncio.sleep(0)
-                left = max(_SLICE, int((self._added - added) * _FOR_EACH))
-                added = self._added
-            left -= 1
+                left, due, added = _SLICE, int((self._added - added) * _FOR_EACH), self._added
+            left, due = left - 1, due - 1
+            if logged.answered.beside is not None and logged.other is None:
+                self._leaving[at] = logged = self._compared(logged)  # noqa: PLW2901  kept, should it be sent again
+                left -= 0 if logged.other is None else _COMPARED
             yield self._encode(logged)
+
+    def _compared(self, logged: Logged) -> Logged:
+        """With what the other model says. A log or a pod that has much to do goes without that first."""
+        beside = logged.answered.beside
+        if beside is None or beside.other is None:
+            return logged
+        if len(self._waiting) * 2 > self._capacity or not self._asking.is_left():
+            _SKIPPED.inc()
+            return logged._replace(answered=logged.answered._replace(beside=beside._replace(other=None)))
+        other = compare(beside, beside.other, logged.answered)
+        self._asking.spend(other.score_s)
+        return logged._replace(other=other)

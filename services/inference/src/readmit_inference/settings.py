@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(default=10.0, gt=0)
     #: Of what has come at once, what cannot be answered within this time is turned away (503).
     shed_after_s: float = Field(default=0.5, gt=0)
+    #: How often the pod says that it lives, and with which model.
+    heartbeat_s: float = Field(default=5.0, gt=0)
     log_predictions: bool = True
     log_capacity: int = Field(default=10_000, ge=1)
     #: Short keys can be guessed, and with the key every patient's number.

@@ -72,6 +72,10 @@ _OPERATIONS = {
         "edad como `[50-60)` o `50-60`. Se admiten campos que el modelo no usa. Lo que se sepa de los episodios "
         "anteriores del paciente va en `history`; sin ese objeto, el riesgo es el de un paciente de historial "
         "desconocido.",
+    "While a new model is tried, it may answer for a share of the patients, the same ones each time: `model` says "
+    "which model it was. Without a patient's number the encounter's decides, and without either, chance.":
+        "Mientras se prueba un modelo nuevo, puede responder para una parte de los pacientes, siempre los mismos: "
+        "`model` dice qué modelo fue. Sin número de paciente decide el del episodio y, sin ambos, el azar.",
     "An encounter": "Un episodio",
     "An encounter of a patient who was here before": "Un episodio de un paciente que ya estuvo ingresado",
     "Risks of many encounters": "Riesgos de muchos episodios",
@@ -80,12 +84,14 @@ _OPERATIONS = {
         "uso clínico.",
     "Send an array (JSON), an object per line (NDJSON), or a file (CSV) whose first line names the columns as the data "
     "set does; a history stands in columns such as `history.previous_encounters`. The answer has the form of what was "
-    "sent, or the one that `Accept` names. All rows are answered by one model, which the headers `Readmit-Model…` "
-    "name. A row that can't be read is told so in its place, and the next one is answered.":
+    "sent, or the one that `Accept` names. All rows are answered by the champion, also while another model is tried; "
+    "the headers `Readmit-Model…` name it. A row that can't be read is told so in its place, and the next one is "
+    "answered.":
         "Envíe una lista (JSON), un objeto por línea (NDJSON) o un archivo (CSV) cuya primera línea nombre las "
         "columnas como el conjunto de datos; los episodios anteriores van en columnas como "
-        "`history.previous_encounters`. La respuesta tiene el formato de lo enviado o el que indique `Accept`. Un "
-        "mismo modelo responde a todas las filas; las cabeceras `Readmit-Model…` dicen cuál. Si una fila no se puede "
+        "`history.previous_encounters`. La respuesta tiene el formato de lo enviado o el que indique `Accept`. El "
+        "modelo campeón responde a todas las filas, también mientras se prueba otro; las cabeceras `Readmit-Model…` lo "
+        "nombran. Si una fila no se puede "
         "leer, se indica en su lugar y se sigue con la siguiente.",
     "Keep every answer in the prediction log.": "Guardar cada respuesta en el registro de predicciones.",
     "A risk or an error for each row": "Un riesgo o un error por cada fila",
@@ -93,16 +99,22 @@ _OPERATIONS = {
     "What each field adds to the risk of one encounter, which is sent as to `/predict`. Not for clinical use.":
         "Lo que cada campo añade al riesgo de un episodio, que se envía como a `/predict`. No apto para uso clínico.",
     "Exact Shapley values in log-odds, summed by field: with `base` they give `margin`, and its calibrated form is the "
-    "risk. They say what the model did, not what would help the patient. Nothing is kept in the prediction log.":
+    "risk. They say what the model did, not what would help the patient. Nothing is kept in the prediction log. "
+    "While a new model is tried, the one that answers `/predict` for this patient explains.":
         "Valores de Shapley exactos, en logaritmos de las posibilidades y sumados por campo: con `base` dan `margin`, "
         "que una vez calibrado es el riesgo. Dicen lo que hizo el modelo, no lo que ayudaría al paciente. Nada se "
-        "guarda en el registro de predicciones.",
+        "guarda en el registro de predicciones. Mientras se prueba un modelo nuevo, explica el que responde a "
+        "`/predict` para este paciente.",
     "State of this pod": "Estado de este pod",
     "Whether this pod can answer, and with which model. Always 200: `/readyz` is for routing.":
         "Si este pod puede responder, y con qué modelo. Siempre 200: para el enrutamiento está `/readyz`.",
     "Model in service": "Modelo en servicio",
     "What the model in service was made from, and how well it did on validation.":
         "Con qué se hizo el modelo en servicio y qué resultados obtuvo en la validación.",
+    "`challenger` is the model that is tried beside it, if there is one: in which stage, and for what share of the "
+    "patients it answers.":
+        "`challenger` es el modelo que se prueba junto a él, si lo hay: en qué fase está y para qué parte de los "
+        "pacientes responde.",
     "Model card": "Ficha del modelo",
     "The model card, as Markdown: what it was trained on, how good it is and for whom, and its limits.":
         "La ficha del modelo, en Markdown: con qué se entrenó, cuánto acierta y con quién, y sus límites.",

@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from uuid import uuid4
+from typing import Literal
+from uuid import UUID, uuid4
 
 import httpx
 import lightgbm
@@ -24,14 +25,16 @@ from readmit_bundle import Bundle, GoldenRow, Lineage, Manifest, Platt, Threshol
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore
 from readmit_contracts.encounter import COLUMNS, DOSES, FEATURE_COLUMNS, SPECIALTIES, Kind, example_encounter
-from readmit_contracts.events import ArtifactRef, ModelPromoted, ModelVersion, ValidationScores
+from readmit_contracts.events import ArtifactRef, ModelPromoted, ModelVersion, RolloutChanged, ValidationScores
 from readmit_features.cleaning import clean_encounter
 from readmit_features.spec import CategoricalFeature, FeatureSpec, NumericFeature
 from readmit_inference.app import make_app
+from readmit_inference.challenger import Challenger
 from readmit_inference.champion import Champion
 from readmit_inference.settings import Settings
 
 ROOT = "s3://models/bundles"
+ROLLOUT_ID = UUID("3c6e0b8a-9c15-4b2f-8a5e-1d2c3b4a5f66")
 _NO_DIGEST = "0" * 64
 
 
@@ -133,12 +136,40 @@ def promote(store: ObjectStore, bundle: Bundle, epoch: int, *, synthetic: bool |
     return promoted(bundle, write_bundle(store.put, ROOT, bundle), epoch, synthetic=synthetic)
 
 
+def rollout(
+    store: ObjectStore,
+    bundle: Bundle,
+    revision: int,
+    stage: Literal["shadow", "canary", "ended"] = "shadow",
+    *,
+    share: float = 0.0,
+    champion_epoch: int = 1,
+    rollout_id: UUID = ROLLOUT_ID,
+) -> RolloutChanged:
+    """Write the bundle to the store and make it challenger; its version is 100 and the epoch of the champion."""
+    manifest = load_model(bundle).manifest
+    return RolloutChanged(
+        revision=revision,
+        rollout_id=rollout_id,
+        stage=stage,
+        challenger=ModelVersion(name=manifest.model_name, version=str(100 + champion_epoch), family=manifest.family),
+        bundle=write_bundle(store.put, ROOT, bundle),
+        synthetic=manifest.synthetic,
+        share=share,
+        champion_epoch=champion_epoch,
+        reason="test",
+        changed_by="test",
+        changed_at=datetime.now(UTC),
+    )
+
+
 @dataclass(frozen=True)
 class Service:
     """The running service and a client of it."""
 
     app: FastAPI
     champion: Champion
+    challenger: Challenger
     client: httpx.AsyncClient
 
     async def predict(self, encounter: object) -> httpx.Response:
@@ -148,6 +179,11 @@ class Service:
         """Promote, and wait until the service has loaded or refused it."""
         self.champion.want(promotion)
         await until(lambda: self.champion.settled == promotion.epoch)
+
+    async def try_out(self, changed: RolloutChanged) -> None:
+        """Change the rollout, and wait until the service has said something of the challenger."""
+        self.challenger.want(changed)
+        await until(lambda: (said := self.challenger.said) is not None and said.rollout_revision == changed.revision)
 
 
 @asynccontextmanager
@@ -160,7 +196,7 @@ async def running(settings: Settings, store: ObjectStore) -> AsyncIterator[Servi
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://inference") as client,
     ):
-        yield Service(app, app.state.champion, client)
+        yield Service(app, app.state.champion, app.state.challenger, client)
     if process.failure is not None:
         raise process.failure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -78,6 +78,14 @@ class ServedModel(BaseModel):
     alert_rate: float
 
 
+class ChampionsAnswer(NamedTuple):
+    """The champion's answer to an encounter, whoever answered the client."""
+
+    model: ModelVersion
+    risk: float
+    readmitted: bool
+
+
 def make_pool(conninfo: str) -> Pool:
     """A small pool, still closed."""
     return AsyncConnectionPool(
@@ -100,22 +108,36 @@ async def lock(connection: Connection, name: str) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"{SCHEMA}.{name}",))
 
 
-async def keep(pool: Pool, event: PredictionMade) -> bool:
-    """Take a prediction into the window; False when it is there already.
+def champions_answer(event: PredictionMade) -> ChampionsAnswer | None:
+    """What the champion says of the encounter; None where a challenger answered and the champion was not asked."""
+    if event.role == "champion":
+        return ChampionsAnswer(event.model, event.risk, event.readmitted_within_30_days)
+    other = event.other
+    if other is None or other.risk is None or other.readmitted_within_30_days is None:
+        return None
+    return ChampionsAnswer(other.model, other.risk, other.readmitted_within_30_days)
 
-    One that is sent again after it was pruned is older than every window, and is pruned again. Raises `Transient`
-    while the database is away, `BadMessage` for what no column can hold.
+
+async def keep(pool: Pool, event: PredictionMade) -> bool:
+    """Take a prediction into the window; False when it is there already, or has no answer of the champion.
+
+    Of an encounter that a challenger answered, the champion's answer counts: a window holds what one model says. One
+    that is sent again after it was pruned is older than every window, and is pruned again. Raises `Transient` while the
+    database is away, `BadMessage` for what no column can hold.
     """
+    said = champions_answer(event)
+    if said is None:
+        return False
     row = {
         "prediction_id": event.prediction_id,
         "at": event.at,
-        "model_name": event.model.name,
-        "model_version": event.model.version,
-        "model_family": event.model.family,
+        "model_name": said.model.name,
+        "model_version": said.model.version,
+        "model_family": said.model.family,
         "epoch": event.epoch,
         "synthetic": event.synthetic,
-        "risk": event.risk,
-        "readmitted": event.readmitted_within_30_days,
+        "risk": said.risk,
+        "readmitted": said.readmitted,
         "features": Jsonb(features_of(event.features)),
     }
     try:

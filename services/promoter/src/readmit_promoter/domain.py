@@ -1,147 +1,245 @@
-"""The judgement: whether a candidate becomes champion. Pure, and re-derivable from the evidence that it names."""
+"""The judgement: whether a candidate becomes champion. Pure, and re-derivable from what it names."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Literal
+from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
-from readmit_promoter.discrimination import Interval, interval, rank
+from readmit_contracts.events import ArtifactRef, ModelRegistered
+from readmit_promoter import figures, gates
+from readmit_promoter.errors import EvidenceError
 from readmit_promoter.evidence import Evidence
+from readmit_promoter.figures import Common, Drawn, Own
+from readmit_promoter.gates import result
+from readmit_promoter.inspection import Inspection
+from readmit_promoter.policy import ChampionGate, Gates, Policy
+from readmit_promoter.subgroups import audit
+from readmit_promoter.verdict import Figure, GateResult, Outcome, Reason, Status, Verdict
 
-
-class Reason(StrEnum):
-    """Why a candidate was promoted or rejected; closed, so that it can label a metric."""
-
-    FIRST_CHAMPION = "first_champion"
-    BEATS_CHAMPION = "beats_champion"
-    REAL_REPLACES_SYNTHETIC = "real_replaces_synthetic"
-    NOT_BETTER = "not_better_beyond_noise"
-    NO_DISCRIMINATION = "no_discrimination"
-    SYNTHETIC_NEVER_REPLACES_REAL = "synthetic_never_replaces_real"
-    INSUFFICIENT_EVIDENCE = "insufficient_evidence"
-    BAD_EVIDENCE = "bad_evidence"
-
-
-_PROMOTING = frozenset({Reason.FIRST_CHAMPION, Reason.BEATS_CHAMPION, Reason.REAL_REPLACES_SYNTHETIC})
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What a promotion takes. Recorded with every decision."""
-
-    min_rows: int = 500  #: rows to judge on; for a comparison, rows that both models have scored
-    min_patients_per_class: int = 30  #: so that no resample can lose a whole class
-    resamples: int = 1000
-    error_rate: float = 0.05  #: how often a candidate that is no better may win
+#: Every gate, in the order in which it is judged, and the reason of a rejection that it gives.
+FAILURES: Mapping[str, Reason] = {
+    "evidence": Reason.BAD_EVIDENCE,
+    "bundle": Reason.BAD_BUNDLE,
+    "provenance": Reason.SYNTHETIC_NEVER_REPLACES_REAL,
+    "discrimination": Reason.NO_DISCRIMINATION,
+    "champion": Reason.NOT_BETTER,
+    "calibration": Reason.NOT_CALIBRATED,
+    "net_benefit": Reason.NO_NET_BENEFIT,
+    "subgroups": Reason.HARMS_SUBGROUP,
+    "export_parity": Reason.EXPORT_DIFFERS,
+    "latency": Reason.TOO_SLOW,
+    "bundle_size": Reason.TOO_LARGE,
+    "freshness": Reason.STALE_DATA,
+    "batches": Reason.TOO_FEW_BATCHES,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Contender:
-    """A model before the judge. `evidence` is None where the champion's can no longer be read."""
+class Champion:
+    """The present champion. `evidence` is what lies at `reference`, None where it can no longer be read."""
 
-    evidence: Evidence | None
+    bundle_sha256: str
     synthetic: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The judgement and the figures that it rests on. Intervals: see `discrimination.interval`."""
-
-    reason: Reason
-    detail: str
-    auroc: Interval | None = None
-    difference: Interval | None = None
-    common_rows: int | None = None
-
-    @property
-    def outcome(self) -> Literal["promoted", "rejected"]:
-        """As the ledger and the metrics call it."""
-        return "promoted" if self.promoted else "rejected"
-
-    @property
-    def promoted(self) -> bool:
-        """Whether the candidate becomes champion."""
-        return self.reason in _PROMOTING
+    reference: ArtifactRef
+    evidence: Evidence | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Paired:
-    patient: NDArray[np.uint64]
-    label: NDArray[np.bool_]
-    champion_risk: NDArray[np.float64]
-    candidate_risk: NDArray[np.float64]
+class Case:
+    """All that a judgement rests on. `evidence` is the candidate's, or why it cannot be used."""
+
+    event: ModelRegistered
+    evidence: Evidence | EvidenceError
+    champion: Champion | None
+    inspection: Inspection
+    judged_at: datetime
+
+    @property
+    def is_same_kind(self) -> bool:
+        """Whether there is a champion, real or synthetic as the candidate is."""
+        return self.champion is not None and self.champion.synthetic == self.event.synthetic
+
+    @property
+    def kind(self) -> Reason | None:
+        """Why the candidate is accepted where there is nobody to compare it with; None where there is."""
+        if self.champion is None:
+            return Reason.FIRST_CHAMPION
+        return None if self.is_same_kind else Reason.REAL_REPLACES_SYNTHETIC
+
+    @property
+    def threshold(self) -> float | None:
+        """From which risk on the candidate's users act; None where that is not told, or nobody ever would."""
+        announced = self.event.validation.threshold
+        return announced if announced is not None and announced < 1 else None
 
 
-def decide(champion: Contender | None, candidate: Evidence, *, synthetic: bool, policy: Policy) -> Verdict:
-    """Judge one candidate against the present champion.
+def judge(policy: Policy, case: Case) -> Verdict:
+    """Judge one candidate; some seconds for 15,000 rows. The same arguments give the same verdict, to the bit.
 
-    Models of the same kind (real or synthetic) are compared on the rows that both have scored. A real candidate
-    facing a synthetic champion has no row in common with it, so it has to discriminate on its own, like a first one.
+    Every gate is judged, so that the whole picture is kept; the first that blocks gives the reason. Models of the same
+    kind (real or synthetic) are compared on the rows that both have scored. A real candidate facing a synthetic
+    champion shares no rows with it, so it has to convince on its own, like a first one.
     """
-    if lack := _lack(candidate.patient, candidate.label, policy):
-        return Verdict(Reason.INSUFFICIENT_EVIDENCE, f"the evidence has {lack}")
-    own = interval(
-        (rank(candidate.label, candidate.risk),), candidate.patient,
-        resamples=policy.resamples, error_rate=policy.error_rate, seed=_seed(candidate.sha256),
-    )  # fmt: skip
-    if champion is not None and synthetic and not champion.synthetic:
-        detail = "a model of generated data never replaces one of real data"
-        return Verdict(Reason.SYNTHETIC_NEVER_REPLACES_REAL, detail, auroc=own)
-    if champion is None or (champion.synthetic and not synthetic):
-        return _alone(own, Reason.FIRST_CHAMPION if champion is None else Reason.REAL_REPLACES_SYNTHETIC)
-    if champion.evidence is None:
-        return Verdict(Reason.INSUFFICIENT_EVIDENCE, "the champion's evidence cannot be read", auroc=own)
-    return _against(champion.evidence, candidate, own, policy)
-
-
-def _alone(own: Interval, reason: Reason) -> Verdict:
-    if own.low > 0.5:
-        return Verdict(reason, f"AUROC {own.point:.4f}, lower end {own.low:.4f} above chance", auroc=own)
-    detail = f"AUROC {own.point:.4f}, lower end {own.low:.4f} not above chance"
-    return Verdict(Reason.NO_DISCRIMINATION, detail, auroc=own)
-
-
-def _against(champion: Evidence, candidate: Evidence, own: Interval, policy: Policy) -> Verdict:
-    pairs = _pair(champion, candidate)
-    rows = len(pairs.label)
-    if lack := _lack(pairs.patient, pairs.label, policy):
-        detail = f"the rows in common with the champion have {lack}"
-        return Verdict(Reason.INSUFFICIENT_EVIDENCE, detail, auroc=own, common_rows=rows)
-    difference = interval(
-        (rank(pairs.label, pairs.candidate_risk), rank(pairs.label, pairs.champion_risk)), pairs.patient,
-        resamples=policy.resamples, error_rate=policy.error_rate, seed=_seed(champion.sha256, candidate.sha256),
-    )  # fmt: skip
-    reason = Reason.BEATS_CHAMPION if difference.low > 0 else Reason.NOT_BETTER
-    detail = (
-        f"AUROC {difference.point:+.4f} against the champion "
-        f"({difference.low:+.4f} to {difference.high:+.4f}) on {rows} common rows"
+    first = _evidence(policy, case.evidence)
+    own = common = None
+    if isinstance(case.evidence, Evidence) and first.status is Status.PASS:
+        own = figures.of_one(policy, case.evidence, case.threshold)
+        if case.champion is not None and case.champion.evidence is not None and case.is_same_kind:
+            common = figures.of_both(policy, case.champion.evidence, case.evidence, case.threshold)
+    results = (
+        first,
+        gates.bundle(case.inspection),
+        _provenance(policy, case),
+        *_of_evidence(policy, case, own, common),
+        *_of_bundle(policy.gates, case.inspection),
+        *_of_data(policy.gates, case),
     )
-    return Verdict(reason, detail, auroc=own, difference=difference, common_rows=rows)
+    outcome, reason, detail = _concluded(policy, case, results)
+    return Verdict(
+        outcome, reason, detail, results, policy.version, policy.sha256,
+        auroc=own.auroc if own else None,
+        difference=common.drawn.difference if common and isinstance(common.drawn, Drawn) else None,
+        common_rows=len(common.rows.label) if common else None,
+    )  # fmt: skip
 
 
-def _pair(champion: Evidence, candidate: Evidence) -> _Paired:
-    """The rows that both have scored and on whose patient and outcome they agree, in the order of the row keys."""
-    _, left, right = np.intersect1d(champion.row, candidate.row, assume_unique=True, return_indices=True)
-    agree = (champion.label[left] == candidate.label[right]) & (champion.patient[left] == candidate.patient[right])
-    left, right = left[agree], right[agree]
-    return _Paired(candidate.patient[right], candidate.label[right], champion.risk[left], candidate.risk[right])
+def _concluded(policy: Policy, case: Case, results: tuple[GateResult, ...]) -> tuple[Outcome, Reason, str]:
+    held = None
+    for found in results:
+        if found.status is Status.FAIL:
+            return Outcome.REJECTED, _failure(policy, found.gate), found.detail
+        if found.status is Status.INSUFFICIENT:
+            then = found.thresholds.get("on_insufficient_evidence", "reject")
+            detail = f"{found.gate}: {found.detail}"
+            if then == "reject":
+                return Outcome.REJECTED, Reason.INSUFFICIENT_EVIDENCE, detail
+            held = held or (detail if then == "hold" else None)
+    if held is not None:
+        return Outcome.HELD, Reason.INSUFFICIENT_EVIDENCE, held
+    by_name = {found.gate: found for found in results}
+    if case.kind is not None:
+        return Outcome.ACCEPTED, case.kind, by_name["discrimination"].detail
+    against = by_name["champion"]
+    better = float(against.figures.get("auroc_difference_low", 0.0)) > 0
+    return Outcome.ACCEPTED, Reason.BEATS_CHAMPION if better else Reason.AS_GOOD_AS_CHAMPION, against.detail
 
 
-def _lack(patient: NDArray[np.uint64], label: NDArray[np.bool_], policy: Policy) -> str | None:
-    """What the rows lack to be judged on; None when they suffice."""
-    if len(label) < policy.min_rows:
-        return f"{len(label)} rows, fewer than {policy.min_rows}"
-    for name, rows in (("with", label), ("without", ~label)):
-        patients = len(np.unique(patient[rows]))
-        if patients < policy.min_patients_per_class:
-            return f"{patients} patients {name} the event, fewer than {policy.min_patients_per_class}"
-    return None
+def _failure(policy: Policy, gate: str) -> Reason:
+    if gate == "champion" and policy.gates.champion.comparison == "non_inferiority":
+        return Reason.NOT_AS_GOOD
+    return FAILURES[gate]
 
 
-def _seed(*digests: str) -> int:
-    return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest())
+def _evidence(policy: Policy, evidence: Evidence | EvidenceError) -> GateResult:
+    gate = policy.gates.evidence
+    if isinstance(evidence, EvidenceError):
+        return result("evidence", gate, Status.FAIL, str(evidence))
+    rows = len(evidence.label)
+    counted: dict[str, Figure] = {"rows": rows, "patients": len(np.unique(evidence.patient))}
+    if lacking := figures.lack(evidence.patient, evidence.label, gate):
+        return result("evidence", gate, Status.INSUFFICIENT, f"the evidence has {lacking}", counted)
+    return result("evidence", gate, Status.PASS, f"{rows} rows", counted)
+
+
+def _provenance(policy: Policy, case: Case) -> GateResult:
+    gate = policy.gates.provenance
+    if case.event.synthetic and case.champion is not None and not case.champion.synthetic:
+        return result("provenance", gate, Status.FAIL, "a model of generated data never replaces one of real data")
+    return result("provenance", gate, Status.PASS, "generated data" if case.event.synthetic else "real data")
+
+
+def _of_evidence(policy: Policy, case: Case, own: Own | None, common: Common | None) -> Iterator[GateResult]:
+    """The gates that judge by predictions."""
+    if own is None:
+        for name in ("discrimination", "champion", "calibration", "net_benefit", "subgroups"):
+            yield result(name, getattr(policy.gates, name), Status.NOT_APPLICABLE, "there is nothing to judge by")
+        return
+    yield gates.discrimination(policy.gates.discrimination, own.auroc)
+    yield _champion(policy.gates.champion, case, common)
+    yield _calibration(policy, own)
+    yield _net_benefit(policy, case, own, common)
+    yield _subgroups(policy, case, common)
+
+
+def _champion(gate: ChampionGate, case: Case, common: Common | None) -> GateResult:
+    if case.champion is not None and case.champion.bundle_sha256 == case.event.bundle.sha256:
+        return result("champion", gate, Status.FAIL, "it is the champion's own bundle, registered again")
+    if common is None or isinstance(common.drawn, str):
+        return result("champion", gate, *_no_comparison(case, common))
+    return gates.champion(gate, common.drawn.difference, len(common.rows.label))
+
+
+def _calibration(policy: Policy, own: Own) -> GateResult:
+    gate = policy.gates.calibration
+    if gate is None:
+        return _left_out("calibration")
+    return gates.calibration(
+        gate, own.drawn, policy.bootstrap.error_rate, int(own.unseen.sum()), held_out=own.evidence.held_out is not None
+    )
+
+
+def _net_benefit(policy: Policy, case: Case, own: Own, common: Common | None) -> GateResult:
+    gate, threshold = policy.gates.net_benefit, case.threshold
+    if gate is None:
+        return _left_out("net_benefit")
+    if threshold is None:
+        return result("net_benefit", gate, Status.INSUFFICIENT, "no threshold below 1 was announced")
+    paired = None
+    if common is None or isinstance(common.drawn, str):
+        status, why = _no_comparison(case, common)
+        if status is Status.INSUFFICIENT:
+            return result("net_benefit", gate, status, why)
+    else:
+        paired = common.drawn.distributions
+    return gates.net_benefit(gate, own.drawn, paired, policy.bootstrap.error_rate, threshold)
+
+
+def _subgroups(policy: Policy, case: Case, common: Common | None) -> GateResult:
+    gate = policy.gates.subgroups
+    if gate is None:
+        return _left_out("subgroups")
+    if common is None or isinstance(common.drawn, str) or common.drawn.groups is None:
+        return result("subgroups", gate, *_no_comparison(case, common))
+    groups, drawn = common.drawn.groups, common.drawn.distributions
+    return gates.subgroups(gate, audit(groups, drawn, gate, policy.bootstrap.error_rate))
+
+
+def _no_comparison(case: Case, common: Common | None) -> tuple[Status, str]:
+    """Why candidate and champion are not compared, and whether they should have been."""
+    if case.champion is None:
+        return Status.NOT_APPLICABLE, "there is no champion"
+    if not case.is_same_kind:
+        return Status.NOT_APPLICABLE, "models of real and of generated data share no rows"
+    if common is not None and isinstance(common.drawn, str):
+        return Status.INSUFFICIENT, common.drawn
+    return Status.INSUFFICIENT, "the champion's evidence cannot be read"
+
+
+def _of_bundle(named: Gates, inspection: Inspection) -> Iterator[GateResult]:
+    """The gates that judge by what was measured of the bundle."""
+    for name in ("export_parity", "latency", "bundle_size"):
+        gate = getattr(named, name)
+        if gate is None:
+            yield _left_out(name)
+        elif inspection.refusal is not None:
+            yield result(name, gate, Status.NOT_APPLICABLE, "the bundle was refused")
+        else:
+            judged: GateResult = getattr(gates, name)(gate, inspection)
+            yield judged
+
+
+def _of_data(named: Gates, case: Case) -> Iterator[GateResult]:
+    """The gates that judge by what the candidate was trained on."""
+    if named.freshness is None:
+        yield _left_out("freshness")
+    else:
+        since = case.event.data_at
+        yield gates.freshness(named.freshness, None if since is None else case.judged_at - since)
+    yield _left_out("batches") if named.batches is None else gates.batches(named.batches, case.event.batch)
+
+
+def _left_out(name: str) -> GateResult:
+    return result(name, None, Status.NOT_APPLICABLE, "the policy leaves it out")

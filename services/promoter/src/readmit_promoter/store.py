@@ -1,13 +1,12 @@
-"""The ledger in PostgreSQL (schema `governance`). Decisions are written one at a time, under an advisory lock."""
+"""The ledger in PostgreSQL (schema `governance`). Entries are written one at a time, under an advisory lock."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -15,63 +14,50 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from readmit_chassis.envelope import Envelope, new_envelope
+from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.inbox import first_time
-from readmit_chassis.outbox import enqueue
-from readmit_contracts.events import (
-    MODEL_STREAM,
-    ModelLoaded,
-    ModelPromoted,
-    ModelRegistered,
-    ModelRejected,
-    ModelVersion,
+from readmit_contracts.events import ModelRegistered, ModelVersion
+from readmit_promoter.ledger import (
+    Entry,
+    Fact,
+    Freeze,
+    Judgement,
+    RolloutStage,
+    Unfreeze,
+    broken_links,
+    chained,
+    read_entry,
 )
-from readmit_contracts.topics import MODEL_PROMOTED, MODEL_REJECTED
-from readmit_promoter.discrimination import Interval, flattened
-from readmit_promoter.domain import Policy, Reason, Verdict
-from readmit_promoter.ledger import SOURCE, Decision, announcement, rejection
 
 SCHEMA = "governance"
 Connection = psycopg.AsyncConnection[DictRow]
 Pool = AsyncConnectionPool[Connection]
+F = TypeVar("F", bound=Fact)
 
-_CHAMPION = "SELECT * FROM governance.decisions WHERE epoch IS NOT NULL ORDER BY epoch DESC LIMIT 1"
+_ENTRIES = "SELECT document, previous_sha256, sha256 FROM governance.decisions"
+_CHAMPIONS = f"{_ENTRIES} WHERE epoch IS NOT NULL"
+_NEWEST = f"""
+{_ENTRIES} WHERE (%(kinds)s::text[] IS NULL OR kind = ANY(%(kinds)s))
+    AND (%(before)s::bigint IS NULL OR sequence < %(before)s)
+ORDER BY sequence DESC LIMIT %(limit)s
+"""
 _INSERT = """
-INSERT INTO governance.decisions (
-    decision_id, model_name, model_version, outcome, reason, detail,
-    auroc, auroc_low, auroc_high, difference, difference_low, difference_high, common_rows,
-    epoch, champion_before, evidence_sha256, champion_evidence_sha256, policy, event, decided_at
-) VALUES (
-    %(decision_id)s, %(model_name)s, %(model_version)s, %(outcome)s, %(reason)s, %(detail)s,
-    %(auroc)s, %(auroc_low)s, %(auroc_high)s, %(difference)s, %(difference_low)s, %(difference_high)s, %(common_rows)s,
-    %(epoch)s, %(champion_before)s, %(evidence_sha256)s, %(champion_evidence_sha256)s, %(policy)s, %(event)s,
-    %(decided_at)s
-)
+INSERT INTO governance.decisions (sequence, document, previous_sha256, sha256, at)
+VALUES (%(sequence)s, %(document)s, %(previous_sha256)s, %(sha256)s, %(at)s)
 """
-# A pod's word counts when it is newer and its epoch does not go back; anything else arrived late.
-_UPSERT_POD = """
-INSERT INTO governance.pods AS known (pod_id, outcome, epoch, model, sha256, load_ms, reason, at)
-VALUES (%(pod_id)s, %(outcome)s, %(epoch)s, %(model)s, %(sha256)s, %(load_ms)s, %(reason)s, %(at)s)
-ON CONFLICT (pod_id) DO UPDATE SET
-    outcome = excluded.outcome, epoch = excluded.epoch, model = excluded.model, sha256 = excluded.sha256,
-    load_ms = excluded.load_ms, reason = excluded.reason, at = excluded.at
-WHERE excluded.at > known.at AND excluded.epoch >= known.epoch
+_STANDINGS = """
+SELECT judged.candidate_name AS name, judged.candidate_version AS version, max(crowned.epoch) AS epoch
+FROM governance.decisions AS judged
+LEFT JOIN governance.decisions AS crowned ON crowned.judgement_id = judged.entry_id AND crowned.epoch IS NOT NULL
+WHERE judged.kind = 'judgement' GROUP BY 1, 2 ORDER BY 1, 2
 """
-
-
-class Recorded(Enum):
-    """What became of a verdict."""
-
-    DECIDED = auto()  #: written, and `model.promoted` or `model.rejected` is in the outbox
-    ALREADY = auto()  #: this candidate had been decided before; nothing changed
-    STALE = auto()  #: the champion changed meanwhile: judge again; nothing changed
 
 
 def make_pool(conninfo: str) -> Pool:
     """A small pool, still closed."""
     return AsyncConnectionPool(
-        conninfo, min_size=1, max_size=4, timeout=10, open=False, kwargs={"row_factory": dict_row}
+        conninfo, min_size=1, max_size=6, timeout=10, open=False, kwargs={"row_factory": dict_row}
     )
 
 
@@ -90,152 +76,168 @@ async def lock(connection: Connection, name: str) -> None:
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"{SCHEMA}.{name}",))
 
 
-async def champion(connection: Connection) -> Decision | None:
-    """The promotion with the highest epoch."""
-    row = await (await connection.execute(_CHAMPION)).fetchone()
-    return _decision(row) if row else None
+async def try_lock(connection: Connection, name: str) -> bool:
+    """As `lock`, without waiting: False when another transaction holds it."""
+    query = "SELECT pg_try_advisory_xact_lock(hashtext(%s)) AS locked"
+    row = await (await connection.execute(query, (f"{SCHEMA}.{name}",))).fetchone()
+    return bool(row and row["locked"])
 
 
-async def decisions(connection: Connection, limit: int | None = None) -> list[Decision]:
-    """The newest decisions, newest first; all of them without a limit."""
-    query = "SELECT * FROM governance.decisions ORDER BY decided_at DESC LIMIT %s"
-    return [_decision(row) async for row in await connection.execute(query, (limit,))]
+@asynccontextmanager
+async def writing(pool: Pool) -> AsyncIterator[Connection]:
+    """A transaction that nobody else writes the ledger beside."""
+    async with transaction(pool) as connection:
+        await lock(connection, "decisions")
+        yield connection
 
 
-async def record(
-    pool: Pool,
-    event: ModelRegistered,
-    envelope: Envelope,
-    verdict: Verdict,
-    judged_against: Decision | None,
-    policy: Policy,
-) -> Recorded:
-    """Write the verdict, the inbox row and `model.promoted` or `model.rejected`, all or nothing.
+async def append(connection: Connection, fact: Fact, *, by: str, reason: str, entry_id: UUID | None = None) -> Entry:
+    """Write the next entry. The caller holds the ledger's lock (`writing`)."""
+    entry = chained(await last_entry(connection), entry_id or uuid4(), datetime.now(UTC), by, reason, fact)
+    row = {
+        "sequence": entry.sequence, "document": entry.document, "previous_sha256": entry.previous_sha256,
+        "sha256": entry.sha256, "at": entry.at,
+    }  # fmt: skip
+    await connection.execute(_INSERT, row)
+    return entry
 
-    Raises `BadMessage` when the same name and version was decided on for another bundle.
+
+async def last_entry(connection: Connection) -> Entry | None:
+    """The newest entry of all."""
+    return await _one(connection, f"{_ENTRIES} ORDER BY sequence DESC LIMIT 1")
+
+
+async def entries(
+    connection: Connection, kinds: tuple[str, ...] | None = None, limit: int | None = None, before: int | None = None
+) -> list[Entry]:
+    """The newest entries of these kinds (all without), newest first, below sequence number `before`."""
+    parameters = {"kinds": list(kinds) if kinds else None, "before": before, "limit": limit}
+    return [_entry(row) async for row in await connection.execute(_NEWEST.encode(), parameters)]
+
+
+async def entry(connection: Connection, entry_id: UUID) -> Entry | None:
+    """The entry of this id."""
+    return await _one(connection, f"{_ENTRIES} WHERE entry_id = %s", entry_id)
+
+
+async def champion(connection: Connection) -> Entry | None:
+    """The promotion or rollback with the highest epoch."""
+    return await _one(connection, f"{_CHAMPIONS} ORDER BY epoch DESC LIMIT 1")
+
+
+async def champion_at(connection: Connection, at: datetime) -> Entry | None:
+    """What was champion at a time: the last promotion or rollback up to then."""
+    return await _one(connection, f"{_CHAMPIONS} AND at <= %s ORDER BY epoch DESC LIMIT 1", at)
+
+
+async def crowned(connection: Connection) -> list[Entry]:
+    """All promotions and rollbacks, newest first."""
+    return [_entry(row) async for row in await connection.execute(f"{_CHAMPIONS} ORDER BY epoch DESC".encode())]
+
+
+async def judged(connection: Connection, model: ModelVersion) -> Entry | None:
+    """The judgement of a model version."""
+    query = f"{_ENTRIES} WHERE candidate_name = %s AND candidate_version = %s"
+    return await _one(connection, query, model.name, model.version)
+
+
+async def following(connection: Connection, judgement_id: UUID) -> list[Entry]:
+    """What came of an accepted candidate, oldest first."""
+    cursor = await connection.execute(f"{_ENTRIES} WHERE judgement_id = %s ORDER BY sequence".encode(), (judgement_id,))
+    return [_entry(row) async for row in cursor]
+
+
+async def is_frozen(connection: Connection) -> bool:
+    """Whether candidates have to wait."""
+    found = await entries(connection, (Freeze.KIND, Unfreeze.KIND), limit=1)
+    return bool(found) and isinstance(found[0].fact, Freeze)
+
+
+async def last_stage(connection: Connection) -> Entry | None:
+    """The newest stage of the newest trial."""
+    found = await entries(connection, (RolloutStage.KIND,), limit=1)
+    return found[0] if found else None
+
+
+async def chain(connection: Connection) -> tuple[int, list[str]]:
+    """How many entries there are, and what is wrong with their chain; the whole ledger is read."""
+    cursor = await connection.execute(f"{_ENTRIES} ORDER BY sequence".encode())
+    rows = [(row["document"], row["previous_sha256"], row["sha256"]) async for row in cursor]
+    return len(rows), broken_links(rows)
+
+
+async def standings(connection: Connection) -> list[tuple[str, str, int | None]]:
+    """Each judged model version (name, version) and the newest epoch in which it was champion, if any."""
+    return [(row["name"], row["version"], row["epoch"]) async for row in await connection.execute(_STANDINGS)]
+
+
+# The queue of candidates.
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A candidate that waits for its judgement, and what announced it."""
+
+    place: int
+    event: ModelRegistered
+    envelope: Envelope
+
+
+async def queue(pool: Pool, event: ModelRegistered, envelope: Envelope) -> bool:
+    """Remember a candidate until it is judged; False when it is known already.
+
+    Raises `BadMessage` when the same name and version is known with another bundle.
     """
-    async with transaction(pool) as connection:
-        await lock(connection, "decisions")
-        if not await first_time(connection, SCHEMA, "judge", envelope.id) or await _decided(connection, event):
-            return Recorded.ALREADY
-        present = await champion(connection)
-        if _id(present) != _id(judged_against):
-            await connection.rollback()
-            return Recorded.STALE
-        decision = _decide(event, verdict, present, policy)
-        await connection.execute(_INSERT, _row(decision))
-        if decision.epoch is not None:
-            await _announce(connection, decision, envelope)
+    async with writing(pool) as connection:
+        if not await first_time(connection, SCHEMA, "judge", envelope.id):
+            return False
+        known = await judged(connection, event.model)
+        if known is not None and isinstance(known.fact, Judgement):
+            bundle: str | None = known.fact.candidate.bundle.sha256
         else:
-            await _announce_rejection(connection, decision, envelope)
-        return Recorded.DECIDED
+            bundle = await _queued_bundle(connection, event.model)
+        if bundle is not None and bundle != event.bundle.sha256:
+            raise BadMessage(f"{event.model.name} version {event.model.version} is known with another bundle")
+        if bundle is not None:
+            return False
+        await connection.execute(
+            "INSERT INTO governance.candidates (name, version, event, headers) VALUES (%s, %s, %s, %s)",
+            (event.model.name, event.model.version, Jsonb(event.model_dump(mode="json")), Jsonb(envelope.headers())),
+        )
+        return True
 
 
-async def announce_champion(pool: Pool) -> Decision | None:
-    """Announce the last promotion once more, so that an emptied Kafka learns of it. Returns it."""
-    async with transaction(pool) as connection:
-        await lock(connection, "decisions")
-        present = await champion(connection)
-        if present is not None:
-            await _announce(connection, present, None)
-        return present
+async def next_candidate(connection: Connection) -> Waiting | None:
+    """The candidate that has waited longest."""
+    query = "SELECT place, event, headers FROM governance.candidates ORDER BY place LIMIT 1"
+    row = await (await connection.execute(query)).fetchone()
+    if row is None:
+        return None
+    return Waiting(row["place"], ModelRegistered.model_validate(row["event"]), Envelope.from_headers(row["headers"]))
 
 
-async def note_pod(pool: Pool, event: ModelLoaded) -> None:
-    """Remember a pod's last word."""
-    row = event.model_dump() | {"model": Jsonb(event.model.model_dump())}
-    async with transaction(pool) as connection:
-        await connection.execute(_UPSERT_POD, row)
+async def count_waiting(connection: Connection) -> int:
+    """How many candidates wait."""
+    row = await (await connection.execute("SELECT count(*) AS waiting FROM governance.candidates")).fetchone()
+    return int(row["waiting"]) if row else 0
 
 
-async def pods(connection: Connection, limit: int) -> list[ModelLoaded]:
-    """The last word of each pod, newest first."""
-    query = "SELECT * FROM governance.pods ORDER BY at DESC LIMIT %s"
-    return [ModelLoaded.model_validate(row) async for row in await connection.execute(query, (limit,))]
+async def take_from_queue(connection: Connection, place: int) -> bool:
+    """Take a candidate that is being judged out of the queue; False when somebody else has."""
+    cursor = await connection.execute("DELETE FROM governance.candidates WHERE place = %s", (place,))
+    return cursor.rowcount == 1
 
 
-async def _decided(connection: Connection, event: ModelRegistered) -> bool:
-    query = "SELECT event FROM governance.decisions WHERE model_name = %s AND model_version = %s"
-    row = await (await connection.execute(query, (event.model.name, event.model.version))).fetchone()
-    if row and row["event"]["bundle"]["sha256"] != event.bundle.sha256:
-        raise BadMessage(f"{event.model.name} version {event.model.version} was decided on for another bundle")
-    return row is not None
+async def _queued_bundle(connection: Connection, model: ModelVersion) -> str | None:
+    query = "SELECT event #>> '{bundle,sha256}' AS sha256 FROM governance.candidates WHERE name = %s AND version = %s"
+    row = await (await connection.execute(query, (model.name, model.version))).fetchone()
+    return row["sha256"] if row else None
 
 
-async def _announce(connection: Connection, decision: Decision, cause: Envelope | None) -> None:
-    envelope = new_envelope(ModelPromoted.EVENT_TYPE, source=SOURCE, subject=str(decision.epoch), cause=cause)
-    await enqueue(
-        connection, SCHEMA, topic=MODEL_PROMOTED.name, key=MODEL_STREAM, event=announcement(decision), envelope=envelope
-    )
+async def _one(connection: Connection, query: str, *parameters: Any) -> Entry | None:
+    row = await (await connection.execute(query.encode(), parameters)).fetchone()
+    return _entry(row) if row else None
 
 
-async def _announce_rejection(connection: Connection, decision: Decision, cause: Envelope) -> None:
-    event = rejection(decision)
-    subject = f"{event.model.name}/{event.model.version}"
-    envelope = new_envelope(ModelRejected.EVENT_TYPE, source=SOURCE, subject=subject, cause=cause)
-    await enqueue(connection, SCHEMA, topic=MODEL_REJECTED.name, key=MODEL_STREAM, event=event, envelope=envelope)
-
-
-def _id(decision: Decision | None) -> UUID | None:
-    return decision.decision_id if decision else None
-
-
-def _decide(event: ModelRegistered, verdict: Verdict, present: Decision | None, policy: Policy) -> Decision:
-    last_epoch = (present.epoch if present else None) or 0
-    return Decision(
-        decision_id=uuid4(),
-        event=event,
-        verdict=verdict,
-        epoch=last_epoch + 1 if verdict.promoted else None,
-        champion_before=present.event.model if present else None,
-        champion_evidence_sha256=present.event.evidence.sha256 if present else None,
-        policy=asdict(policy),
-        decided_at=datetime.now(UTC),
-    )
-
-
-def _row(decision: Decision) -> dict[str, Any]:
-    event, verdict, before = decision.event, decision.verdict, decision.champion_before
-    return {
-        "decision_id": decision.decision_id,
-        "model_name": event.model.name,
-        "model_version": event.model.version,
-        "outcome": verdict.outcome,
-        "reason": verdict.reason.value,
-        "detail": verdict.detail,
-        **flattened("auroc", verdict.auroc),
-        **flattened("difference", verdict.difference),
-        "common_rows": verdict.common_rows,
-        "epoch": decision.epoch,
-        "champion_before": Jsonb(before.model_dump()) if before else None,
-        "evidence_sha256": event.evidence.sha256,
-        "champion_evidence_sha256": decision.champion_evidence_sha256,
-        "policy": Jsonb(decision.policy),
-        "event": Jsonb(event.model_dump(mode="json")),
-        "decided_at": decision.decided_at,
-    }
-
-
-def _decision(row: Mapping[str, Any]) -> Decision:
-    before = row["champion_before"]
-    return Decision(
-        decision_id=row["decision_id"],
-        event=ModelRegistered.model_validate(row["event"]),
-        verdict=Verdict(
-            Reason(row["reason"]),
-            row["detail"],
-            _interval(row, "auroc"),
-            _interval(row, "difference"),
-            row["common_rows"],
-        ),
-        epoch=row["epoch"],
-        champion_before=ModelVersion.model_validate(before) if before else None,
-        champion_evidence_sha256=row["champion_evidence_sha256"],
-        policy=row["policy"],
-        decided_at=row["decided_at"],
-    )
-
-
-def _interval(row: Mapping[str, Any], name: str) -> Interval | None:
-    point, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
-    return None if point is None else Interval(point, low, high)
+def _entry(row: DictRow) -> Entry:
+    return read_entry(row["document"], row["previous_sha256"], row["sha256"])

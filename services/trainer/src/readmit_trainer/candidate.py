@@ -41,6 +41,7 @@ from readmit_trainer.families.fitted import SEED, Floats, Labels, Params
 from readmit_trainer.lineage import library_versions
 from readmit_trainer.report import Report, describe, model_card
 from readmit_trainer.search import Budget, Trial, best, search
+from readmit_trainer.subgroups import groups_of
 from readmit_trainer.validation import Keys, Validated, log_odds, score, validate
 from readmit_trainer.warm_start import Before
 
@@ -202,7 +203,9 @@ def make_candidate(
     return Candidate(
         bundle=bundle,
         manifest=manifest,
-        evidence=evidence_bytes(encounters, patients, labels, validated.risks),
+        evidence=evidence_bytes(
+            encounters, patients, labels, validated.risks, validated.held_out, groups_of(data.validation)
+        ),
         scores=validated.scores,
         spec_sha256=manifest.feature_spec_sha256,
         params=fitted.params,

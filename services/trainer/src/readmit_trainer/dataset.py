@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -26,11 +27,15 @@ _DTYPES = {key: "Int64" if BY_KEY[key].is_number else "str" for key in _COLUMNS 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Training rows with their patients' history, the batches that they are of, and the digests of batches 1..k."""
+    """Training rows with their patients' history, the batches that they are of, and the digests of batches 1..k.
+
+    `committed_at`: when the ingestor committed the last of them.
+    """
 
     frame: pd.DataFrame
     first_batch: int
     digests: tuple[str, ...]
+    committed_at: datetime | None = None
 
 
 class Reader:
@@ -58,7 +63,7 @@ class Reader:
         self._forget_others(event)
         with psycopg.connect(self._conninfo) as connection:
             rows = connection.execute(
-                "SELECT batch_id, sha256, rows FROM clean_data.batch_info"
+                "SELECT batch_id, sha256, rows, created_at FROM clean_data.batch_info"
                 " WHERE dataset_version = %s AND batch_id <= %s ORDER BY batch_id",
                 (event.dataset_version, event.batch),
             ).fetchall()
@@ -66,7 +71,7 @@ class Reader:
                 raise BadTrainingData(
                     f"batches 1..{event.batch} of dataset {event.dataset_version} are not there", "digest_mismatch"
                 )
-            for batch, digest, expected in rows:
+            for batch, digest, expected, _ in rows:
                 known = self._train.get(digest)
                 if known is None or (batch >= first and len(known.columns) < len(_COLUMNS)):
                     self._train[digest] = _read_batch(connection, event.dataset_version, batch, digest, expected)
@@ -78,7 +83,7 @@ class Reader:
         frame = with_history(frame, pd.concat(older, ignore_index=True) if older else None)
         if self._sample_fraction < 1:
             frame = frame[frame["patient_nbr"].map(_share) < self._sample_fraction].reset_index(drop=True)
-        return Training(_with_both_classes(frame, "training"), first, digests)
+        return Training(_with_both_classes(frame, "training"), first, digests, rows[-1][3])
 
     def validation(self, event: BatchReady) -> pd.DataFrame:
         """The validation split of the event's dataset version, with history."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +27,28 @@ def evidence_bytes(
     patients: NDArray[np.uint64],
     labels: NDArray[np.bool_],
     risks: NDArray[np.float64],
+    held_out: NDArray[np.bool_],
+    groups: Mapping[str, Sequence[str]],
 ) -> bytes:
-    """An .npz of `row`, `patient` (uint64), `label` (int8), `risk` (float64), in the order of `row`."""
+    """An .npz of `row`, `patient` (uint64), `label`, `held_out` (int8), `risk` (float64), in the order of `row`.
+
+    `held_out`: rows that the calibration map was not fitted on. `groups` names each row's group by attribute; of each
+    attribute there is an array of codes (uint8), and one of the names that they stand for, `<attribute>_names`.
+    """
     rows = hashed(encounters.tolist(), _ROW_SALT)
     order = np.argsort(rows, kind="stable")
+    columns: dict[str, NDArray[Any]] = {
+        "row": rows[order],
+        "patient": patients[order],
+        "label": labels[order].astype(np.int8),
+        "risk": risks[order],
+        "held_out": held_out[order].astype(np.int8),
+    }
+    for attribute, of_rows in groups.items():
+        names, codes = np.unique(np.array(of_rows, dtype=np.str_), return_inverse=True)
+        columns |= {attribute: codes[order].astype(np.uint8), f"{attribute}_names": names}
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, row=rows[order], patient=patients[order], label=labels[order].astype(np.int8), risk=risks[order]
-    )
+    np.savez_compressed(buffer, allow_pickle=False, **columns)
     return buffer.getvalue()
 
 

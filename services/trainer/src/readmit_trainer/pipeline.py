@@ -92,6 +92,7 @@ class Pipeline:
             feature_spec_sha256=candidate.spec_sha256,
             code_version=task.code_version,
             synthetic=event.synthetic,
+            data_at=data.source.committed_at,
         )
         return FitDone(fact, candidate.fit_seconds, start)
 

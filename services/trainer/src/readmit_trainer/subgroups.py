@@ -141,12 +141,20 @@ def as_dicts(groups: list[Subgroup]) -> list[dict[str, Any]]:
     return [asdict(one) for one in groups]
 
 
+def groups_of(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Each row's group by attribute, as far as the frame holds it."""
+    return {
+        attribute: frame[attribute].astype("object").where(frame[attribute].notna(), _UNRECORDED).astype(str).tolist()
+        for attribute in ATTRIBUTES
+        if attribute in frame
+    }
+
+
 def _groups(frame: pd.DataFrame) -> Iterator[tuple[str, str, Labels]]:
-    for attribute in ATTRIBUTES:
-        if attribute in frame:
-            values = frame[attribute].astype("object").where(frame[attribute].notna(), _UNRECORDED)
-            for group in values.value_counts().index:
-                yield attribute, str(group), (values == group).to_numpy(dtype=np.bool_)
+    for attribute, of_rows in groups_of(frame).items():
+        values = pd.Series(of_rows, dtype="object")
+        for group in values.value_counts().index:
+            yield attribute, str(group), (values == group).to_numpy(dtype=np.bool_)
 
 
 def _subgroup(attribute: str, group: str, inside: Labels, judged: _Judged) -> Subgroup:

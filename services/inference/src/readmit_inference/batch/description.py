@@ -27,8 +27,9 @@ def describe_batch(app: FastAPI) -> None:
 
         Send an array (JSON), an object per line (NDJSON), or a file (CSV) whose first line names the columns as the
         data set does; a history stands in columns such as `history.previous_encounters`. The answer has the form of
-        what was sent, or the one that `Accept` names. All rows are answered by one model, which the headers
-        `Readmit-Model…` name. A row that can't be read is told so in its place, and the next one is answered.
+        what was sent, or the one that `Accept` names. All rows are answered by the champion, also while another model
+        is tried; the headers `Readmit-Model…` name it. A row that can't be read is told so in its place, and the next
+        one is answered.
         """
         raise AssertionError("the endpoint stands before the app")
 

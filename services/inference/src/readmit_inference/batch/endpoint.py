@@ -67,7 +67,7 @@ class _Sender:
 
 
 class BatchEndpoint:
-    """Reads, answers and sends in pieces; memory does not grow with the number of rows.
+    """Reads, answers and sends in pieces; memory does not grow with the number of rows. The champion answers all.
 
     With `?log=true` rows are answered one by one and kept in `log`, as those of `/predict` are.
     """

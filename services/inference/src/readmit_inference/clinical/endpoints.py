@@ -20,12 +20,13 @@ from readmit_inference.clinical import cds_hooks, openapi, risk_assessment
 from readmit_inference.clinical.cds_hooks import MissingPrefetch
 from readmit_inference.clinical.mapping import Mapped
 from readmit_inference.clinical.texts import Texts, preferred
-from readmit_inference.domain import Answered, predict
+from readmit_inference.domain import Answered
 from readmit_inference.errors import InvalidEncounter, NoModel, Overloaded, PredictionRefused
 from readmit_inference.handlers import decode, read_body
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.slow_bodies import SlowBodies
+from readmit_inference.trial import answer
 
 #: From here on a body is read in a thread (64 KiB take some 5 ms): other requests have their turn meanwhile.
 _LARGE_BYTES = 64 * 1024
@@ -93,7 +94,7 @@ class ClinicalEndpoint:
                 [*mapped.errors, *(mapped.error_there(e) for e in cleaned if e.problem != "is required")]
             )
         try:
-            return predict(self._champion.serving, mapped.encounter)
+            return answer(self._champion.serving, self._champion.trial, mapped.encounter)
         except InvalidEncounter as refused:
             raise InvalidEncounter([mapped.error_there(error) for error in refused.errors]) from refused
 

@@ -86,7 +86,7 @@ def risk_assessment(mapped: Mapped, answered: Answered, warnings: list[FieldWarn
         "identifier": [{"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{answered.prediction_id}"}],
         "status": "final",
         "method": {
-            "coding": [{"system": f"{OURS}family", "code": serving.promoted.model.family}],
+            "coding": [{"system": f"{OURS}family", "code": serving.model.manifest.family}],
             "text": f"{named.name} {named.version}",
         },
         "code": {"text": texts.outcome},
