@@ -71,8 +71,8 @@ def tokens() -> tuple[Tokens, bytes]:
     return made, jwt.encode({"alg": "RS256", "kid": "1"}, claims, signing).encode()
 
 
-def gate(*proofs: Proof) -> Gate:
-    return Gate(nothing, proofs, RateLimiter(), anonymous(None))
+def gate(*proofs: Proof) -> ASGIApp:
+    return Gate(proofs, RateLimiter(), anonymous(None)).around(nothing)
 
 
 def main() -> None:

@@ -105,6 +105,13 @@ end
 @contextmanager
 def server(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
     """One server process on one core, the last one; yields its address once it is ready."""
+    with served(command, environment, port) as (address, _):
+        yield address
+
+
+@contextmanager
+def served(command: list[str], environment: dict[str, str], port: int) -> Iterator[tuple[str, int]]:
+    """The same, with the process's id."""
     address = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.DEVNULL) as process:
         try:
@@ -118,7 +125,7 @@ def server(command: list[str], environment: dict[str, str], port: int) -> Iterat
                     if process.poll() is not None or time.monotonic() > deadline:
                         raise
                     time.sleep(0.1)
-            yield address
+            yield address, process.pid
         finally:
             process.terminate()
 

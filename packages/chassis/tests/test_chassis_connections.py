@@ -1,4 +1,4 @@
-"""Connections of the real server: heads without end, clients that send nothing, TLS and its renewal."""
+"""Connections of the real server: heads without end, clients that send nothing, answers at once, TLS renewed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,29 @@ from typing import Any
 
 import pytest
 
-from readmit_chassis.connections import MAX_HEAD_BYTES
+from readmit_chassis.connections import MAX_HEAD_BYTES, Answer, Headers
 from readmit_chassis.process import Process, serve
 from readmit_chassis.self_signed import self_signed
 from readmit_chassis.settings import TlsSettings
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n"
+AT_ONCE = b"POST /at-once HTTP/1.1\r\nHost: here\r\n"
+
+
+def echo(_: Headers, body: bytes) -> Answer:
+    return Answer(200, [(b"content-length", b"%d" % (len(body) + 9))], b"at once: " + body)
+
+
+def large(_: Headers, body: bytes) -> Answer:  # more than the network holds for a client that does not read
+    return Answer(200, [(b"content-length", b"16000000")], b"x" * 16_000_000)
+
+
+def broken(_: Headers, body: bytes) -> Answer:
+    raise RuntimeError("a bug")
+
+
+POSTS_AT_ONCE = {b"/at-once": echo, b"/large": large, b"/broken": broken}
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -40,7 +56,10 @@ def server(tls: TlsSettings | None = None) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     process = Process()
-    how = {"host": "127.0.0.1", "port": port, "process": process, "tls": tls, "head_timeout_s": 0.5}
+    how = {
+        "host": "127.0.0.1", "port": port, "process": process, "tls": tls, "head_timeout_s": 0.5,
+        "posts_at_once": POSTS_AT_ONCE,
+    }  # fmt: skip
     thread = threading.Thread(target=lambda: serve(app, **how))  # type: ignore[arg-type]  what serve takes
     thread.start()
     try:
@@ -139,11 +158,112 @@ def drip_until_closed(connection: socket.socket, drop: bytes) -> float:
     raise AssertionError("the server holds on")
 
 
-def test_an_idle_client_that_has_had_an_answer_may_ask_again_later(connection: socket.socket) -> None:
+@pytest.mark.parametrize("request_", [GET + b"\r\n", AT_ONCE + b"Content-Length: 0\r\n\r\n"])
+def test_an_idle_client_that_has_had_an_answer_may_ask_again_later(connection: socket.socket, request_: bytes) -> None:
     for _ in range(2):
-        connection.sendall(GET + b"\r\n")
+        connection.sendall(request_)
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         time.sleep(2.5)  # longer than a head may take, and looked at twice meanwhile
+
+
+def said_to(connection: socket.socket, *pieces: bytes) -> bytes:
+    """The answer's body to a request that is sent in pieces."""
+    for piece in pieces:
+        connection.sendall(piece)
+        time.sleep(0.1)
+    return connection.recv(65536).partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (AT_ONCE + b"Content-Length: 4\r\n\r\nbody",),
+        (AT_ONCE, b"Content-Length: 4\r\n\r\n", b"bo", b"dy"),
+        (AT_ONCE + b"Transfer-Encoding: chunked\r\n\r\n1\r\nb\r\n3\r\nody\r\n0\r\n\r\n",),
+    ],
+)
+def test_a_small_body_is_answered_at_once_again_and_again(connection: socket.socket, pieces: tuple[bytes, ...]) -> None:
+    for _ in range(3):
+        assert said_to(connection, *pieces) == b"at once: body"
+
+
+def test_what_is_answered_at_once_has_a_date_like_any_other_answer_and_leaves_the_connection_open(
+    connection: socket.socket,
+) -> None:
+    connection.sendall(AT_ONCE + b"Content-Length: 0\r\n\r\n")
+    head = connection.recv(4096).lower()
+    assert head.startswith(b"http/1.1 200 ok\r\ndate: ")
+    assert b"connection:" not in head
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        AT_ONCE + b"Connection: close\r\nContent-Length: 0\r\n\r\n",
+        AT_ONCE + b"Expect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+        AT_ONCE.replace(b"1.1", b"1.0") + b"Content-Length: 0\r\n\r\n",
+        AT_ONCE.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+        AT_ONCE + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n",
+        AT_ONCE.replace(b"/at-once", b"/at-once?now") + b"Content-Length: 0\r\n\r\n",
+        AT_ONCE.replace(b"POST", b"PUT") + b"Content-Length: 0\r\n\r\n",
+        AT_ONCE + b"Content-Length: 100000\r\n\r\n" + b"x" * 100_000,
+    ],
+)
+def test_an_unusual_request_goes_to_the_app(connection: socket.socket, unusual: bytes) -> None:
+    assert said_to(connection, unusual) == b"ok"
+
+
+def test_a_body_that_takes_its_time_goes_to_the_app(connection: socket.socket) -> None:
+    connection.sendall(AT_ONCE + b"Content-Length: 4\r\n\r\nbo")
+    assert connection.recv(4096).endswith(b"ok")
+
+
+def test_requests_that_are_sent_without_waiting_are_answered_in_order(connection: socket.socket) -> None:
+    now, later = AT_ONCE + b"Content-Length: 0\r\n\r\n", GET + b"\r\n"
+    connection.sendall(now + now + later + now)
+    said = b""
+    connection.settimeout(1)
+    with contextlib.suppress(TimeoutError):
+        while block := connection.recv(4096):
+            said += block
+    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in said.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert bodies == [b"at once: ", b"ok", b"ok", b"ok"], "the others' turn comes after each read's first"
+
+
+def test_a_client_that_does_not_read_is_given_to_the_app_which_waits_for_it(connection: socket.socket) -> None:
+    ask = b"POST /large HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n"
+    connection.sendall(ask)
+    time.sleep(0.3)
+    connection.sendall(ask)
+    time.sleep(0.3)
+    said = b""
+    while not said.endswith(b"ok"):
+        block = connection.recv(1 << 20)
+        assert block
+        said += block
+    assert said.count(b"x") < 16_000_100
+
+
+def test_a_bug_in_what_answers_at_once_is_a_500_and_the_next_request_is_answered(connection: socket.socket) -> None:
+    connection.sendall(AT_ONCE.replace(b"/at-once", b"/broken") + b"Content-Length: 0\r\n\r\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 500 ")
+    assert said_to(connection, AT_ONCE + b"Content-Length: 0\r\n\r\n") == b"at once: "
+
+
+def test_a_request_that_has_begun_when_the_server_stops_is_answered_and_the_connection_closed() -> None:
+    with server() as port:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection.sendall(AT_ONCE + b"Content-Length: 4\r\n\r\nbo")
+        time.sleep(0.2)
+    with connection:
+        said = all_that_comes(connection).lower()
+    assert said.startswith(b"http/1.1 200")
+    assert b"connection: close" in said
+
+
+def test_a_client_that_drips_between_requests_is_let_go(connection: socket.socket) -> None:
+    assert said_to(connection, AT_ONCE + b"Content-Length: 0\r\n\r\n") == b"at once: "
+    assert drip_until_closed(connection, b"\r\n") < 8
 
 
 def shown(port: int, trusted: str) -> int:

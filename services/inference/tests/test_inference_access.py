@@ -351,7 +351,7 @@ async def test_a_web_socket_does_not_get_past_the_gate() -> None:
     async def send(message: Any) -> None:
         said.append(message)
 
-    gate = Gate(app, [], RateLimiter(), anonymous(None))
+    gate = Gate([], RateLimiter(), anonymous(None)).around(app)
     await gate({"type": "websocket", "path": "/predict", "headers": []}, receive, send)
     assert [message["type"] for message in said] == ["websocket.close"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -119,7 +120,7 @@ def test_no_identifier_is_on_the_wire_and_only_the_key_makes_a_pseudonym(answere
         assert KEY.get_secret_value().encode() not in everything
     (_, keyed), (_, again), (_, otherwise) = wired(KEY), wired(KEY), wired(SecretStr("another key, just as long"))
     assert keyed is not None
-    assert len(keyed) == 16
+    assert keyed == hmac.digest(KEY.get_secret_value().encode(), b"314159265358", "sha256").hex()[:16]
     assert keyed == again != otherwise
     assert wired(None)[1] is None
 
@@ -144,6 +145,39 @@ def test_an_answer_says_in_which_split_its_patient_is_and_always_was(answered: A
 
 def test_without_a_patients_number_there_is_no_split(answered: Answered) -> None:
     assert split_on_the_wire(answered, None) is None
+
+
+@pytest.mark.parametrize(
+    ("at_s", "text"),
+    [
+        (1_764_000_000.0, "2025-11-24T16:00:00.000000+00:00"),
+        (1_764_000_000.000_25, "2025-11-24T16:00:00.000250+00:00"),
+        (1_764_000_000.999_999_9, "2025-11-24T16:00:01.000000+00:00"),
+    ],
+)
+def test_the_time_is_written_to_the_microsecond(answered: Answered, at_s: float, text: str) -> None:
+    record = encoder("pod-1", "source", KEY)(Logged(answered, 0.001, at_s))
+    assert dict(record.headers)["ce_time"].decode() == json.loads(record.value)["at"] == text
+
+
+async def test_a_log_that_has_fallen_behind_keeps_requests_waiting_no_longer_than_ever(answered: Answered) -> None:
+    topic, encoded, most = FakeTopic(), 0, 0
+
+    def counting(logged: Logged) -> Record:
+        nonlocal encoded, most
+        encoded += 1
+        most = max(most, encoded)
+        return numbered(logged)
+
+    log = PredictionLog(counting, topic.publish, capacity=5_000)
+    for number in range(5_000):
+        log.add(answered, number)
+    task = asyncio.create_task(log.run())
+    while len(topic.records) < 5_000:
+        encoded = 0
+        await asyncio.sleep(0)
+    task.cancel()
+    assert most == 32
 
 
 async def test_keeping_an_answer_encodes_nothing(answered: Answered) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,37 @@ def test_the_process_answers_refuses_floods_and_drains(pod: tuple[subprocess.Pop
 
     assert answer_after_sigterm(process, address).startswith(b"HTTP/1.1 200")
     assert process.wait(timeout=30) in {0, -signal.SIGTERM}
+
+
+def test_a_body_that_is_cut_off_is_counted(pod: tuple[subprocess.Popen[bytes], str]) -> None:
+    host, port = pod[1].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b'POST /predict HTTP/1.1\r\nHost: pod\r\nContent-Length: 900\r\n\r\n{"age":')
+    until = time.monotonic() + 30
+    while 'prediction_errors_total{code="invalid_json"} 1.0' not in httpx.get(f"{pod[1]}/metrics").text:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("body", [json.dumps(example_encounter()), "{}", "{", "null"])
+def test_alone_or_behind_another_request_an_encounter_gets_the_same_bytes(
+    pod: tuple[subprocess.Popen[bytes], str], body: str
+) -> None:
+    """The first is answered without ASGI, the second with it."""
+    host, port = pod[1].removeprefix("http://").split(":")
+    ask = f"POST /predict HTTP/1.1\r\nHost: pod\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    before = b"GET /livez HTTP/1.1\r\nHost: pod\r\n\r\n"
+    answers = []
+    for sent, count in ((ask, 1), (before + ask, 2)):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(sent)
+            said, until = b"", time.monotonic() + 30
+            while said.count(b"HTTP/1.1 ") < count or not said.endswith(b"}"):
+                assert time.monotonic() < until
+                said += connection.recv(65536)
+        answers.append(b"HTTP/1.1 " + said.split(b"HTTP/1.1 ")[-1])
+    alone, behind = (re.sub(rb"date: [^\r]*|[0-9a-f]{8}-[0-9a-f-]{27}", b"", answer) for answer in answers)
+    assert alone == behind
 
 
 @pytest.mark.parametrize("pod", [{"INFERENCE_SHED_AFTER_S": "0.03"}], indirect=True)

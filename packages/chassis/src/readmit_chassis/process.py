@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from readmit_chassis.settings import TlsSettings
 from readmit_chassis.tls import Certificate
+
+if TYPE_CHECKING:
+    from readmit_chassis.connections import AtOnce
 
 log = structlog.get_logger()
 
@@ -59,21 +63,29 @@ class Process:
 
 
 def serve(
-    app: Any, *, host: str, port: int, process: Process, tls: TlsSettings | None = None, head_timeout_s: float = 20.0
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    process: Process,
+    tls: TlsSettings | None = None,
+    head_timeout_s: float = 20.0,
+    posts_at_once: Mapping[bytes, AtOnce] | None = None,
 ) -> int:
     """Run an ASGI app with uvicorn until SIGTERM, SIGINT or `process.fail`. Blocks; returns the exit code.
 
+    `posts_at_once`: by request target, what answers small POSTs in place of the app, which must answer them alike.
     `head_timeout_s`: how long a connection may take to send the head of a request; noticed up to a second later.
     Raises OSError where `tls` names no pair of certificate and key.
     """
     import uvicorn  # noqa: PLC0415  an extra: a process without HTTP does not need it
 
-    from readmit_chassis.connections import BoundedHttp, close_slow  # noqa: PLC0415
+    from readmit_chassis.connections import BoundedHttp, look_after  # noqa: PLC0415
 
     certificate = None if tls is None else Certificate(tls)
 
     async def look() -> None:
-        close_slow(server.server_state.connections, asyncio.get_running_loop().time(), head_timeout_s)
+        look_after(server.server_state.connections, asyncio.get_running_loop().time(), head_timeout_s)
         if certificate is not None:
             certificate.renew()
 
@@ -89,7 +101,8 @@ def serve(
             # Longer than clients and balancers keep an idle connection: at 5 s their next request races its close.
             timeout_keep_alive=75,
             server_header=False,
-            http=BoundedHttp,
+            # Uvicorn calls it as it does a class.
+            http=partial(BoundedHttp, posts_at_once=posts_at_once or {}),  # type: ignore[arg-type]
             callback_notify=look,
             timeout_notify=1,
             ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
@@ -109,6 +122,14 @@ def serve(
     return 1 if process.failure is not None or not server.started else 0
 
 
-def run(app: Any, *, host: str, port: int, process: Process, tls: TlsSettings | None = None) -> None:
+def run(
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    process: Process,
+    tls: TlsSettings | None = None,
+    posts_at_once: Mapping[bytes, AtOnce] | None = None,
+) -> None:
     """`serve`, then leave the interpreter with its exit code."""
-    sys.exit(serve(app, host=host, port=port, process=process, tls=tls))
+    sys.exit(serve(app, host=host, port=port, process=process, tls=tls, posts_at_once=posts_at_once))

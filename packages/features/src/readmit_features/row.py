@@ -54,7 +54,11 @@ class RowEncoder:
         for column, reading, fill, low, high in self._numbers:
             value = get(column)
             if reading == "number":
-                add(fill if value is None else min(max(float(value), low), high))
+                if value is None:
+                    add(fill)
+                else:
+                    number = float(value)  # nearly always within: spare it two calls
+                    add(number if low <= number <= high else min(max(number, low), high))
             elif reading == "band_middle":
                 add(_AGE_MIDDLES.get(value, fill))
             else:

@@ -43,7 +43,14 @@ def main() -> None:
     except Unusable as unusable:
         sys.stderr.write(f"What says who may ask can't be used: {unusable}\n")
         sys.exit(2)
-    run(app, host=settings.host, port=settings.port, process=process, tls=settings.tls)
+    run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        process=process,
+        tls=settings.tls,
+        posts_at_once=app.state.posts_at_once,
+    )
 
 
 if __name__ == "__main__":

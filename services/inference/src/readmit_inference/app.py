@@ -44,6 +44,8 @@ SOURCE = "readmit-inference"
 #: Of the API. Paths without one, which the original's clients call, mean the newest.
 VERSION = "v1"
 _VERSIONED = f"/{VERSION}/"
+#: What is answered at once, where it can be.
+_ONE = ("/predict", f"/{VERSION}/predict")
 _LOG_DRAIN_S = 3.0
 _FAREWELL_S = 1.0
 
@@ -137,11 +139,9 @@ def make_app(
         timeout_s=settings.body_timeout_s,
         folder=settings.cache_dir,
     )
+    one = PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies)
     app = FrontDoor(
-        {
-            "/predict": PredictEndpoint(champion, settings.max_body_bytes, log, overload, slow_bodies),
-            "/predict/batch": batch,
-        },
+        {"/predict": one, "/predict/batch": batch},
         entrance.around,
         title="Readmit inference",
         summary="Risk of readmission within 30 days",
@@ -162,11 +162,13 @@ def make_app(
     app.include_router(explain_router(champion, settings.max_body_bytes, overload, slow_bodies))
     app.include_router(state_router(champion, settings.pod_id))
     app.include_router(health_router(health))
-    clinical = ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies)
-    app.include_router(clinical_router(clinical))
+    app.include_router(
+        clinical_router(ClinicalEndpoint(champion, settings.max_fhir_body_bytes, log, overload, slow_bodies))
+    )
     describe_access(app, asked_for=entrance.asks)
     install_pages(app)
     app.state.champion, app.state.challenger = champion, challenger
+    app.state.posts_at_once = entrance.around_posts(dict.fromkeys(_ONE, one.at_once))
     return app
 
 

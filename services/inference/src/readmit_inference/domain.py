@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import orjson
 
@@ -63,6 +64,20 @@ class Answered(NamedTuple):
                 "warnings": [warning.model_dump() for warning in self.warnings],
             }
         )
+
+
+_RANDOM: list[bytes] = []
+
+
+def new_id() -> UUID:
+    """As `uuid4`, from any thread. Random bytes are taken for 256 ids at a time: it is a call of the system."""
+    try:
+        sixteen = _RANDOM.pop()
+    except IndexError:
+        many = os.urandom(16 * 256)
+        _RANDOM.extend(many[at : at + 16] for at in range(16, len(many), 16))
+        sixteen = many[:16]
+    return UUID(bytes=sixteen, version=4)
 
 
 def prepare(bundle: Bundle, cause: Cause) -> Serving:
@@ -136,7 +151,7 @@ def score(serving: Serving, cleaned: Cleaned) -> Answered:
     values = cleaned.values | history if history else cleaned.values
     risk = model.score_values(values)
     return Answered(
-        uuid4(),
+        new_id(),
         risk,
         risk >= model.threshold,
         bool(history) and model.encoder.reads_history,

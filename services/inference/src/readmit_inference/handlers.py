@@ -13,6 +13,7 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
+from readmit_chassis.connections import Answer, Headers
 from readmit_contracts.encounter import example_encounter
 from readmit_contracts.history import HISTORY, example_history, request_schema
 from readmit_contracts.prediction import Explanation, Prediction
@@ -33,7 +34,7 @@ from readmit_inference.errors import (
 from readmit_inference.explanation import explain
 from readmit_inference.overload import Overload
 from readmit_inference.prediction_log import PredictionLog
-from readmit_inference.problems import failure_response, openapi_responses, refusal_response
+from readmit_inference.problems import as_answer, failure_response, openapi_responses, refusal_response
 from readmit_inference.slow_bodies import SlowBodies
 from readmit_inference.trial import Trial, answer
 
@@ -70,7 +71,9 @@ _OPENAPI_BODY: dict[str, Any] = {
 
 
 class PredictEndpoint:
-    """`POST /predict` as an ASGI app: one request in, one answer out, and nothing of the framework in between.
+    """`POST /predict`: one request in, one answer out, and nothing of the framework in between.
+
+    An ASGI app; what has come whole is answered without ASGI (`at_once`), alike.
 
     Answers are kept in `log`, if there is one.
     """
@@ -94,29 +97,51 @@ class PredictEndpoint:
         try:
             self._overload.check()
             body = await self._slow_bodies.read(read_body(scope, receive, self._max_body_bytes))
+        except PredictionRefused as refused:
+            said = _refused(refused, started)
+        else:
+            said = self._answer(body, started)
+        await send({"type": "http.response.start", "status": said.status, "headers": said.headers})
+        await send({"type": "http.response.body", "body": said.body})
+
+    def at_once(self, headers: Headers, body: bytes) -> Answer:
+        """The same for a request that is there as a whole."""
+        started = time.perf_counter()
+        try:
+            self._overload.check()
+            check_head(headers, self._max_body_bytes)
+            check_size(len(body), self._max_body_bytes)
+        except PredictionRefused as refused:
+            return _refused(refused, started)
+        return self._answer(body, started)
+
+    def _answer(self, body: bytes, started: float) -> Answer:
+        try:
             encounter = decode(body)
             answered = answer(self._champion.serving, self._champion.trial, encounter)
             content = answered.to_json()
         except PredictionRefused as refused:
-            _OUR_FAULT.get(refused.code, _REFUSED).inc()
-            metrics.ERRORS.labels(refused.code).inc()
-            metrics.LATENCY.observe(time.perf_counter() - started)
-            await refusal_response(refused)(scope, receive, send)
+            return _refused(refused, started)
         except Exception:  # noqa: BLE001  a bug: whatever it is, the client gets an answer and the log the traceback
             _FAILED.inc()
             metrics.ERRORS.labels("internal").inc()
             structlog.get_logger().exception("request_failed")
-            await failure_response()(scope, receive, send)
-        else:
-            _ANSWERED.inc()
-            _VERDICTS[answered.readmitted_within_30_days].inc()
-            latency_s = time.perf_counter() - started
-            metrics.LATENCY.observe(latency_s)
-            if self._log is not None:
-                self._log.add(answered, latency_s)
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": content})
+            return as_answer(failure_response())
+        _ANSWERED.inc()
+        _VERDICTS[answered.readmitted_within_30_days].inc()
+        latency_s = time.perf_counter() - started
+        metrics.LATENCY.observe(latency_s)
+        if self._log is not None:
+            self._log.add(answered, latency_s)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        return Answer(200, headers, content)
+
+
+def _refused(refused: PredictionRefused, started: float) -> Answer:
+    _OUR_FAULT.get(refused.code, _REFUSED).inc()
+    metrics.ERRORS.labels(refused.code).inc()
+    metrics.LATENCY.observe(time.perf_counter() - started)
+    return as_answer(refusal_response(refused))
 
 
 def describe_predict(app: FastAPI) -> None:
@@ -253,12 +278,7 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     Raises `WrongContentType`, `BodyTooLarge`, `InvalidJson` (cut off). What a client still sends after that is dropped
     by the server, neither kept nor parsed.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            if value and value != b"application/json" and not _JSON_TYPE.match(value):
-                raise WrongContentType("Send the encounter as application/json.")
-        elif name == b"content-length" and value.isdigit() and int(value) > max_bytes:
-            raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
+    check_head(scope["headers"], max_bytes)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -267,11 +287,26 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             raise InvalidJson("The connection ended before the body did.")
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > max_bytes:
-            raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
+        check_size(size, max_bytes)
         if not message.get("more_body", False):
             return b"".join((*chunks, chunk)) if chunks else chunk
         chunks.append(chunk)
+
+
+def check_head(headers: Headers, max_bytes: int) -> None:
+    """Raises `WrongContentType`, `BodyTooLarge` (declared so)."""
+    for name, value in headers:
+        if name == b"content-type":
+            if value and value != b"application/json" and not _JSON_TYPE.match(value):
+                raise WrongContentType("Send the encounter as application/json.")
+        elif name == b"content-length" and value.isdigit():
+            check_size(int(value), max_bytes)
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Raises `BodyTooLarge`."""
+    if size > max_bytes:
+        raise BodyTooLarge(f"One encounter is at most {max_bytes} bytes.")
 
 
 def decode(body: bytes) -> dict[str, Any]:

@@ -36,7 +36,7 @@ PREDICTIONS = Counter(
 )
 LATENCY = Histogram(
     "prediction_latency_seconds",
-    "From the request's headers to the answer's bytes. Rising: the event loop is busy, add pods.",
+    "From when a request is there, or its body late, to the answer's bytes. Rising: the loop is busy, add pods.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
 )
 ERRORS = Counter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -47,19 +48,19 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
 
     The event's id is the prediction's, and so is its trace's: from a prediction's id, everything it caused is found.
     """
-    secret = pseudonym_key.get_secret_value().encode() if pseudonym_key else None
+    patient_key = pseudonyms(pseudonym_key.get_secret_value().encode()) if pseudonym_key else _nobody
     envelope = new_envelope(PredictionMade.EVENT_TYPE, source=source, subject="").headers()
     always = [(name, envelope[name].encode()) for name in envelope if name not in _OWN_HEADERS]
 
     def encode(logged: Logged) -> Record:
         prediction = logged.answered
         values, serving = prediction.values, prediction.serving
-        at = datetime.fromtimestamp(logged.at_s, UTC)
+        name, at = str(prediction.prediction_id), _utc(logged.at_s)
         features = dict(values)
         for identifier in _IDENTIFIERS:
             features.pop(identifier, None)
         event = {
-            "prediction_id": prediction.prediction_id,
+            "prediction_id": name,
             "pod_id": pod_id,
             "model": _version(serving),
             "sha256": serving.named.sha256,
@@ -69,7 +70,7 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
             "threshold": serving.model.threshold,
             "readmitted_within_30_days": prediction.readmitted_within_30_days,
             "latency_ms": logged.latency_s * 1000,
-            "patient_key": patient_key(secret, values.get("patient_nbr")),
+            "patient_key": patient_key(values.get("patient_nbr")),
             "split": patient_split(values.get("patient_nbr")),
             "features": features,
             "at": at,
@@ -78,15 +79,15 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
             event["role"] = serving.named.role
             event["rollout_id"] = prediction.beside.trial.changed.rollout_id
             event["other"] = None if logged.other is None else _other(logged.other)
-        name, digits = str(prediction.prediction_id).encode(), prediction.prediction_id.hex
+        key, digits = name.encode(), name.replace("-", "")
         headers = [
             *always,
-            ("ce_id", name),
-            ("ce_time", at.isoformat().encode()),
-            ("ce_subject", name),
+            ("ce_id", key),
+            ("ce_time", at.encode()),
+            ("ce_subject", key),
             ("traceparent", f"00-{digits}-{digits[16:]}-01".encode()),
         ]
-        return Record(name, orjson.dumps(event), headers, int(logged.at_s * 1000))
+        return Record(key, orjson.dumps(event), headers, int(logged.at_s * 1000))
 
     return encode
 
@@ -108,11 +109,33 @@ def _other(said: OtherScore) -> dict[str, object]:
     }
 
 
-def patient_key(secret: bytes | None, patient_nbr: Value) -> str | None:
-    """Keyed hash (HMAC-SHA256) of a patient's number: who has no key can neither compute nor undo it."""
-    if secret is None or patient_nbr is None:
-        return None
-    return hmac.digest(secret, str(patient_nbr).encode(), "sha256").hex()[:_PATIENT_KEY_DIGITS]
+@lru_cache(maxsize=2)
+def _second(at_s: int) -> str:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _utc(at_s: float) -> str:
+    """As RFC 3339 has it, in microseconds. Most answers share their second with the one before."""
+    second, microseconds = divmod(round(at_s * 1_000_000), 1_000_000)
+    return f"{_second(second)}.{microseconds:06d}+00:00"
+
+
+def pseudonyms(secret: bytes) -> Callable[[Value], str | None]:
+    """Patients' numbers to keyed hashes (HMAC-SHA256): who has no key can neither compute nor undo them."""
+    keyed = hmac.new(secret, digestmod="sha256")
+
+    def patient_key(patient_nbr: Value) -> str | None:
+        if patient_nbr is None:
+            return None
+        digest = keyed.copy()  # half of what making it anew from the key takes
+        digest.update(str(patient_nbr).encode())
+        return digest.hexdigest()[:_PATIENT_KEY_DIGITS]
+
+    return patient_key
+
+
+def _nobody(_: Value) -> None:
+    """Without a key no patient has one."""
 
 
 def patient_split(patient_nbr: Value) -> Split | None:

@@ -30,9 +30,10 @@ _LINGER_S = 0.05
 _DELIVERY = 2048
 #: How long a row of a batch waits for room: longer than a delivery takes to fail.
 _ROOM_S = 5.0
-#: Answers encoded before requests get their turn again (some 0.6 ms), or one in so many of those that wait where that
-#: is more: any number of requests may be answered in such a turn, and slices of one size would fall behind them.
-_SLICE, _SHARE = 32, 4
+#: Answers encoded before requests get their turn again (some 0.4 ms), and so many for each that was given in the last
+#: turn: slices of one size would fall behind. What waits does not say how many, since requests would then wait longest
+#: when the pod has fallen behind.
+_SLICE, _FOR_EACH = 32, 1.5
 #: What asking the other model takes of a slice: as much as encoding so many answers.
 _COMPARED = 4
 #: Of the time, what asking the other model may take; of a second's share, what was not needed is saved up.
@@ -62,6 +63,7 @@ class PredictionLog:
         self._news = asyncio.Event()
         self._tried = asyncio.Event()
         self._away = False
+        self._added = 0
         self._asking = TimeShare(_ASKING_SHARE, _ASKING_SAVED_S)
         metrics.PREDICTION_LOG_BUFFERED.set_function(self.__len__)
 
@@ -78,6 +80,7 @@ class PredictionLog:
             self._waiting.popleft()
             _FULL.inc()
         self._waiting.append(Logged(answered, latency_s, time.time()))
+        self._added += 1
         self._news.set()
 
     async def room(self) -> None:
@@ -130,12 +133,12 @@ class PredictionLog:
 
     async def _encoded(self) -> AsyncIterator[Record]:
         """What leaves, encoded one by one as it is packed, so that warm memory is used again."""
-        left = 0
+        left, due, added = 0, 0, self._added
         for at, logged in enumerate(self._leaving):
-            if left <= 0:
+            if left <= 0 and due <= 0:
                 await asyncio.sleep(0)
-                left = max(_SLICE, len(self._waiting) // _SHARE)
-            left -= 1
+                left, due, added = _SLICE, int((self._added - added) * _FOR_EACH), self._added
+            left, due = left - 1, due - 1
             if logged.answered.beside is not None and logged.other is None:
                 self._leaving[at] = logged = self._compared(logged)  # noqa: PLW2901  kept, should it be sent again
                 left -= 0 if logged.other is None else _COMPARED

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
+from readmit_chassis.connections import Answer
 from readmit_contracts.prediction import FieldError, Problem
 from readmit_inference import errors
 from readmit_inference.errors import Forbidden, InvalidEncounter, PredictionRefused, RateLimited
@@ -68,6 +69,11 @@ def failure_response() -> Response:
     """What a client is told of a bug: nothing but that it is ours."""
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return _response(status, "internal_server_error", status.phrase, status.description, [], None)
+
+
+def as_answer(response: Response) -> Answer:
+    """The response as bytes."""
+    return Answer(response.status_code, response.raw_headers, bytes(response.body))
 
 
 def install(app: FastAPI) -> None:

@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import httpx
 import lightgbm
 import numpy as np
+from fastapi import FastAPI
 
 from readmit_bundle import Bundle, GoldenRow, Lineage, Manifest, Platt, Threshold, load_model, pack, write_bundle
 from readmit_chassis.process import Process
@@ -166,6 +167,7 @@ def rollout(
 class Service:
     """The running service and a client of it."""
 
+    app: FastAPI
     champion: Champion
     challenger: Challenger
     client: httpx.AsyncClient
@@ -194,7 +196,7 @@ async def running(settings: Settings, store: ObjectStore) -> AsyncIterator[Servi
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://inference") as client,
     ):
-        yield Service(app.state.champion, app.state.challenger, client)
+        yield Service(app, app.state.champion, app.state.challenger, client)
     if process.failure is not None:
         raise process.failure
 

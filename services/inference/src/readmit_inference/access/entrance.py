@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from readmit_chassis.access.api_keys import ApiKeys
 from readmit_chassis.access.client import Limit
 from readmit_chassis.access.watched_file import WatchedFile
+from readmit_chassis.connections import AtOnce
 from readmit_inference.access.gate import Gate, Proof
 from readmit_inference.access.rate_limit import RateLimiter
 from readmit_inference.access.scopes import SCOPES, anonymous
@@ -49,6 +50,8 @@ class Entrance:
             self._proofs.append(keys)
         if issuer is not None:
             self._trust(issuer)
+        asks_anything = bool(self._proofs) or limit is not None
+        self._gate = Gate(self._proofs, RateLimiter(), anonymous(limit)) if asks_anything else None
         log.info(
             "access",
             open=not self._proofs,
@@ -64,8 +67,8 @@ class Entrance:
 
     def around(self, app: ASGIApp) -> ASGIApp:
         """The app behind what is configured; itself where that is nothing."""
-        if self._proofs or self._limit is not None:
-            app = Gate(app, self._proofs, RateLimiter(), anonymous(self._limit))
+        if self._gate is not None:
+            app = self._gate.around(app)
         if self._cors_origins:
             # Outside the gate: a browser asks whether it may ask without a key, and reads why it may not.
             app = CORSMiddleware(
@@ -76,6 +79,16 @@ class Entrance:
                 expose_headers=("Retry-After", "WWW-Authenticate"),
             )
         return app
+
+    def around_posts(self, posts: Mapping[str, AtOnce]) -> dict[bytes, AtOnce]:
+        """By target, what answers POSTs to these paths without ASGI, behind what is configured; what can be."""
+        if self._cors_origins:  # its headers are Starlette's work
+            return {}
+        gate = self._gate
+        return {
+            path.encode(): at_once if gate is None else gate.around_post(path, at_once)
+            for path, at_once in posts.items()
+        }
 
     def watches(self) -> list[Coroutine[Any, Any, None]]:
         """What follows changes of files and keys, to be run beside the app."""
