@@ -66,7 +66,6 @@ def make_app(
     """
     health = Health(LOADED)
     broker = make_broker(settings.kafka, SOURCE)
-
     speaker = BatchPublisher(settings.kafka, SOURCE, MODEL_LOADED.name)
 
     async def say_loaded(loaded: ModelLoaded) -> None:
@@ -95,13 +94,7 @@ def make_app(
     overload = Overload(settings.shed_after_s)
     slow_bodies = SlowBodies(settings.body_timeout_s)
 
-    oidc, rate = settings.oidc, settings.rate
-    entrance = Entrance(
-        api_keys_file=settings.api_keys_file,
-        issuer=None if oidc is None else Issuer(oidc.issuer, oidc.audience, oidc.jwks_file),
-        limit=None if rate is None else Limit(rate.requests_per_s, rate.burst),
-        cors_origins=settings.cors_origins,
-    )
+    entrance = _entrance(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -170,6 +163,16 @@ def make_app(
     app.state.champion, app.state.challenger = champion, challenger
     app.state.posts_at_once = entrance.around_posts(dict.fromkeys(_ONE, one.at_once))
     return app
+
+
+def _entrance(settings: Settings) -> Entrance:
+    oidc, rate = settings.oidc, settings.rate
+    return Entrance(
+        api_keys_file=settings.api_keys_file,
+        issuer=None if oidc is None else Issuer(oidc.issuer, oidc.audience, oidc.jwks_file),
+        limit=None if rate is None else Limit(rate.requests_per_s, rate.burst),
+        cors_origins=settings.cors_origins,
+    )
 
 
 def _follow_promoter(broker: KafkaBroker, champion: Champion, challenger: Challenger, process: Process) -> None:
