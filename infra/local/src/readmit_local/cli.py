@@ -21,16 +21,19 @@ from rich.table import Table
 from readmit_chassis.failures import Transient
 from readmit_chassis.settings import SECRETS_DIR
 from readmit_local.batch_prediction import predict_batch as send_batch
+from readmit_local.champion import app as champion_app
 from readmit_local.client import Ingestion, Services, Training, key_headers, request_ingestion, request_training
 from readmit_local.database import Server, passwords_from, prepare_database, wait_for_server
+from readmit_local.decisions import app as decisions_app
 from readmit_local.errors import LocalError
-from readmit_local.ingestor import call
 from readmit_local.kafka import provision_topics
+from readmit_local.ledger import app as ledger_app
 from readmit_local.log_tail import tail
 from readmit_local.ports import DEFAULT_PORTS, parse_overrides
 from readmit_local.progress import Progress
 from readmit_local.quarantine import app as quarantine_app
 from readmit_local.quarantine import ask_for_replay
+from readmit_local.rest import call
 from readmit_local.secret_files import secret_file
 from readmit_local.source import resolve_source
 from readmit_local.state import State
@@ -45,6 +48,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(champion_app)
+app.add_typer(decisions_app, name="decisions")
+app.add_typer(ledger_app, name="ledger")
 _out = Console(highlight=False)
 
 StateDir = Annotated[Path, typer.Option("--state-dir", help="Where databases, objects, logs and secrets are kept.")]
@@ -206,20 +212,20 @@ def outcomes(
     """Say what became of predicted patients, or see what has come back."""
     url = _running_urls(state_dir)["ingestor"]
     if file is None:
-        _out.print_json(data=call(url, "GET", "/outcomes/summary"))
+        _out.print_json(data=call("ingestor", url, "GET", "/outcomes/summary"))
         return
     try:
         body = file.read_bytes()
     except OSError as error:
         raise LocalError(f"{file}: {error.strerror}; give a CSV file of outcomes") from error
-    done = call(url, "POST", "/outcomes", content=body, headers={"content-type": "text/csv"})
+    done = call("ingestor", url, "POST", "/outcomes", content=body, headers={"content-type": "text/csv"})
     _out.print(", ".join(f"{count} {what.replace('_', ' ')}" for what, count in done.items()))
 
 
 @app.command()
 def feedback(state_dir: StateDir = _STATE_DIR) -> None:
     """Make the next training batch of the outcomes that have come back, without waiting for more."""
-    made = call(_running_urls(state_dir)["ingestor"], "POST", "/feedback/batches")
+    made = call("ingestor", _running_urls(state_dir)["ingestor"], "POST", "/feedback/batches")
     _out.print(
         f"batch {made['batch']} of dataset {made['dataset_version']}: {made['rows']} rows, {made['positives']}"
         f" readmitted, {made['intervened']} intervened;"

@@ -108,7 +108,9 @@ class Decision(_Seen):
     candidate: ModelVersion
     dataset_version: int
     batch: int
-    outcome: Literal["promoted", "rejected"]
+    outcome: Literal[
+        "rejected", "promoted", "on_trial", "trial_failed", "waiting_for_approval", "refused", "superseded"
+    ]
     reason: str
     auroc: float | None = None
     epoch: int | None = None

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from readmit_local.errors import LocalError
-from readmit_local.ingestor import call
+from readmit_local.rest import call
 from readmit_local.state import State
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def list_rows(
     """List quarantined rows: where each stood, and why it was refused."""
     wanted = {"dataset_version": dataset, "status": status, "field": field, "after": after, "limit": limit}
     given = {name: value for name, value in wanted.items() if value is not None}
-    page = call(ingestor_url(state_dir), "GET", "/quarantine", params=given)
+    page = call("ingestor", ingestor_url(state_dir), "GET", "/quarantine", params=given)
     if as_json:
         print(json.dumps(page, indent=2))  # noqa: T201  for programs: no wrapping, no colours
         return
@@ -62,7 +62,7 @@ def list_rows(
 def summary(state_dir: StateDir = _STATE_DIR) -> None:
     """Count quarantined rows by reason."""
     table = Table("rows", "dataset", "status", "field", "problem", box=None)
-    for reason in call(ingestor_url(state_dir), "GET", "/quarantine/summary")["reasons"]:
+    for reason in call("ingestor", ingestor_url(state_dir), "GET", "/quarantine/summary")["reasons"]:
         table.add_row(
             str(reason["rows"]), str(reason["dataset_version"]), reason["status"], reason["field"], reason["problem"]
         )
@@ -72,7 +72,7 @@ def summary(state_dir: StateDir = _STATE_DIR) -> None:
 @app.command()
 def show(row_id: RowId, state_dir: StateDir = _STATE_DIR) -> None:
     """Show one row as it came, with every reason."""
-    _out.print_json(data=call(ingestor_url(state_dir), "GET", f"/quarantine/{row_id}"))
+    _out.print_json(data=call("ingestor", ingestor_url(state_dir), "GET", f"/quarantine/{row_id}"))
 
 
 @app.command()
@@ -82,7 +82,9 @@ def correct(
     state_dir: StateDir = _STATE_DIR,
 ) -> None:
     """Put other values into a row; it has to fit the schema then."""
-    row = call(ingestor_url(state_dir), "PATCH", f"/quarantine/{row_id}", json={"values": parse_values(values)})
+    row = call(
+        "ingestor", ingestor_url(state_dir), "PATCH", f"/quarantine/{row_id}", json={"values": parse_values(values)}
+    )
     _out.print(f"row {row['id']} is corrected; `readmit quarantine replay` takes it in")
 
 
@@ -93,7 +95,7 @@ def drop(
     state_dir: StateDir = _STATE_DIR,
 ) -> None:
     """Leave a row out for good."""
-    row = call(ingestor_url(state_dir), "DELETE", f"/quarantine/{row_id}", params={"reason": reason})
+    row = call("ingestor", ingestor_url(state_dir), "DELETE", f"/quarantine/{row_id}", params={"reason": reason})
     _out.print(f"row {row['id']} is dropped")
 
 
@@ -109,7 +111,7 @@ def parse_values(texts: list[str]) -> dict[str, str]:
 def ask_for_replay(url: str, dataset: int | None) -> str:
     """The id of the ingestion that replays; whoever asked waits for its end."""
     asked: dict[str, Any] = call(
-        url, "POST", "/quarantine/replay", json={"dataset_version": dataset, "requested_by": "readmit"}
+        "ingestor", url, "POST", "/quarantine/replay", json={"dataset_version": dataset, "requested_by": "readmit"}
     )
     if "request_id" not in asked:
         raise LocalError("the ingestor gave no request id; see `readmit logs ingestor`")

@@ -76,7 +76,7 @@ def _particulars(
         case "trainer":
             return {"MLFLOW_URL": mlflow_url, "BUCKET": "mlflow-artifacts"}
         case "promoter":
-            return {"MLFLOW_URL": mlflow_url}
+            return {"MLFLOW_URL": mlflow_url, "API_KEYS_FILE": str(state.promoter_keys)}
         case "monitor":
             return {}
         case "inference":

@@ -22,7 +22,12 @@ SECRET_NAMES = (
     "postgres/postgres", *(f"postgres/{role}" for role in ROLES),
     "s3/kafka", "s3/mlflow", "s3/trainer", "s3/promoter", "s3/inference",
     "pseudonyms/inference",
+    "promoter/operator",
 )  # fmt: skip
+
+
+#: Who commands a stack on this machine, as the ledger names them.
+OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,11 @@ class State:
     def buckets(self) -> Path:
         """What the object store serves: a bucket is a directory."""
         return self.root / "s3"
+
+    @property
+    def promoter_keys(self) -> Path:
+        """Who may command the promoter: digests of keys, by id and role."""
+        return self.root / "promoter_api_keys.json"
 
     def log_file(self, part: str) -> Path:
         """Where a part's output goes."""
@@ -76,8 +86,22 @@ class State:
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         if any(name not in known for name in SECRET_NAMES):
             known = {name: secrets.token_hex(24) for name in SECRET_NAMES} | known
-            _write_json(path, known)
+            write_json(path, known)
         return known
+
+    def list_operator(self) -> None:
+        """Put the operator's key on the promoter's list as an admin's; keys of others on it stay.
+
+        Raises `LocalError` where the list cannot be read.
+        """
+        digest = hashlib.sha256(self.secrets()["promoter/operator"].encode()).hexdigest()
+        mine = {"id": OPERATOR, "sha256": digest, "scopes": ["admin"]}
+        try:
+            listed = json.loads(self.promoter_keys.read_text())["keys"] if self.promoter_keys.exists() else []
+            others = [entry for entry in listed if entry["id"] != OPERATOR]
+        except (ValueError, KeyError, TypeError) as error:
+            raise LocalError(f"{self.promoter_keys} is no list of API keys; mend it, or move it away") from error
+        write_json(self.promoter_keys, {"keys": [mine, *others]})
 
     def stack(self) -> dict[str, Any]:
         """What the last `readmit up` wrote about itself: ports, urls, pids; empty when there was none."""
@@ -98,7 +122,7 @@ class State:
 
     def write_stack(self, stack: dict[str, Any]) -> None:
         """Replace it in one step: a reader sees the old or the new one."""
-        _write_json(self.root / "stack.json", stack)
+        write_json(self.root / "stack.json", stack)
 
     def last_line(self, part: str) -> str:
         """The last line that a part logged, to explain why it died."""
@@ -117,7 +141,8 @@ def s3_key(user: str, secret: str) -> str:
     return f"readmit-{user}-{hashlib.sha256(secret.encode()).hexdigest()[:8]}"
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace a file of the state in one step; it is for the owner's eyes only."""
     scratch = path.with_suffix(".tmp")
     scratch.touch(mode=0o600)
     scratch.write_text(json.dumps(value, indent=2) + "\n")

@@ -81,6 +81,7 @@ async def _up(options: Options, progress: Progress) -> None:
         )
         options = replace(options, observe=False)
     ports = choose_ports(options.ports, options.port_overrides, options.pods, observe=options.observe)
+    state.list_operator()
     supervisor = Supervisor(state, progress.say)
     stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods)
     state.write_stack(stack.description())

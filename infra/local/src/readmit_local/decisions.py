@@ -1,0 +1,192 @@
+"""`readmit decisions`: what was decided about candidates, on which figures; derived again, and under another policy."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from readmit_local.champion import DecisionId, figure, moment, named
+from readmit_local.errors import LocalError
+from readmit_local.promoter import STATE_DIR, AsJson, PromoterUrl, StateDir, promoter, short_ids
+from readmit_local.rest import Refused
+
+app = typer.Typer(
+    help="What was decided about candidates and why: look at it, derive it again, try another policy on it.",
+    no_args_is_help=True,
+)
+_out = Console(highlight=False)
+T = TypeVar("T")
+
+_MATCHES = ("same", "differs", "evidence_missing", "not_kept")
+_NOT_KEPT = "urn:readmit:problem:not_kept"
+_STYLES = {"pass": "green", "fail": "bold red", "insufficient_evidence": "yellow"}
+
+
+@app.command("list")
+def list_decisions(
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many of the newest.")] = 30,
+    as_json: AsJson = False,
+    state_dir: StateDir = STATE_DIR,
+    promoter_url: PromoterUrl = None,
+) -> None:
+    """List decisions, newest first: the candidate, what became of it, and why."""
+    found = promoter(state_dir, promoter_url).get("/decisions", limit=limit)["decisions"]
+    if as_json:
+        print(json.dumps(found, indent=2))  # noqa: T201  for programs: no wrapping, no colours
+        return
+    ids = short_ids([each["decision_id"] for each in found])
+    table = Table("id", "decided", "candidate", "batch", "outcome", "AUROC", "difference", "reason", box=None)
+    for each in found:
+        epoch = f", epoch {each['epoch']}" if each["epoch"] else ""
+        table.add_row(
+            ids[each["decision_id"]], moment(each["decided_at"]),
+            f"{each['candidate']['family']} v{each['candidate']['version']}", str(each["batch"]),
+            each["outcome"].replace("_", " ") + epoch, _signed(each["auroc"], "", ""),
+            _signed(each["difference"], each["difference_low"], each["difference_high"]), each["reason"],
+        )  # fmt: skip
+    _out.print(table if found else "nothing was decided yet")
+
+
+@app.command()
+def show(
+    decision: DecisionId, as_json: AsJson = False, state_dir: StateDir = STATE_DIR, promoter_url: PromoterUrl = None
+) -> None:
+    """Show one decision: each gate with its figures and thresholds, the evidence, the policy, and what followed."""
+    asked = promoter(state_dir, promoter_url)
+    found = asked.get(f"/decisions/{asked.decision_id(decision)}")
+    if as_json:
+        print(json.dumps(found, indent=2))  # noqa: T201  as above
+        return
+    view, fact = found["decision"], found["judgement"]["fact"]
+    _out.print(
+        f"{view['decision_id']}, {moment(view['decided_at'])}\n{named(view['candidate'])}, dataset"
+        f" {view['dataset_version']}, batch {view['batch']}{', SYNTHETIC' if view['synthetic'] else ''}, against"
+        f" {named(view['champion_before'])}\n{view['outcome'].replace('_', ' ')}: {view['reason']}, {view['detail']}",
+        soft_wrap=True,
+    )
+    _out.print(gate_table(fact["decision"]["verdict"]["gates"]))
+    _out.print(_origin(view, fact), soft_wrap=True)
+    for entry in found["followed_by"]:
+        _out.print(f"then {entry['kind']} ({moment(entry['at'])}, by {entry['by']}): {entry['reason']}", soft_wrap=True)
+
+
+@app.command()
+def replay(
+    decision: Annotated[
+        str | None, typer.Argument(help="One decision's id, or its beginning; without it, all of them.")
+    ] = None,
+    state_dir: StateDir = STATE_DIR,
+    promoter_url: PromoterUrl = None,
+) -> None:
+    """Derive decisions again from the kept evidence, and compare to the byte. Exit code 1 when one differs.
+
+    evidence_missing: the object store no longer has it. not_kept: decided before the ledger kept what it follows from.
+    """
+    asked = promoter(state_dir, promoter_url)
+    ids = [asked.decision_id(decision)] if decision else [each["entry_id"] for each in asked.judgements()]
+    counts: Counter[str] = Counter()
+    for each in _with_bar("deriving", ids):
+        answer = asked.derive(f"/decisions/{each}/replay")
+        counts[answer["match"]] += 1
+        if answer["match"] != "same":
+            _out.print(f"{each} {answer['match']}: {answer['detail']}".rstrip(": "), soft_wrap=True)
+            for one in answer["differences"]:
+                where = f"{one['gate'] or 'verdict'}, {one['entry']}"
+                _out.print(f"  {where}: kept {one['kept']!r}, derived {one['derived']!r}", soft_wrap=True)
+    _out.print(", ".join(f"{counts[match]} {match}" for match in _MATCHES))
+    if counts["differs"]:
+        raise LocalError(f"{counts['differs']} of {len(ids)} decisions differ from what was kept")
+
+
+@app.command("try")
+def try_policy(
+    policy: Annotated[Path, typer.Argument(help="A policy as its YAML file.")],
+    state_dir: StateDir = STATE_DIR,
+    promoter_url: PromoterUrl = None,
+) -> None:
+    """Judge every past candidate by another policy, against the champion it faced then. Nothing is written."""
+    try:
+        body = policy.read_bytes()
+    except OSError as error:
+        raise LocalError(f"{policy}: {error.strerror}; give a policy as its YAML file") from error
+    asked = promoter(state_dir, promoter_url)
+    ids = [each["entry_id"] for each in asked.judgements()]
+    short = short_ids(ids)
+    table = Table("id", "was", "would be", "gates that say something else", box=None)
+    told: Counter[str] = Counter()
+    for each in _with_bar("trying", ids):
+        try:
+            answer = asked.derive(f"/decisions/{each}/try", content=body, headers={"content-type": "application/yaml"})
+        except Refused as refused:
+            if refused.kind != _NOT_KEPT:
+                raise
+            told["not kept whole"] += 1
+            continue
+        told["judged" if answer["outcome"] is not None else "without their evidence"] += 1
+        if answer["outcome"] is None or (answer["outcome"] == answer["outcome_before"] and not answer["changed"]):
+            continue
+        told["change"] += 1
+        gates = ", ".join(
+            f"{one['gate']}: {one['before'] or 'none'} → {one['now'] or 'none'}" for one in answer["changed"]
+        )
+        table.add_row(short[each], answer["outcome_before"], f"{answer['outcome']} ({answer['reason']})", gates)
+    if table.rows:
+        _out.print(table)
+    _out.print(f"{told['change']} of {told['judged']} decisions would change" + "".join(
+        f", {told[what]} {what}" for what in ("without their evidence", "not kept whole") if told[what]
+    ))  # fmt: skip
+
+
+def gate_table(gates: Iterable[dict[str, Any]]) -> Table:
+    """Each gate with its status, its figures and its thresholds."""
+    table = Table("gate", "status", "figures", "thresholds", box=None, padding=(0, 2, 0, 0))
+    for gate in gates:
+        style = _STYLES.get(gate["status"], "dim")
+        figures = "; ".join(_figures(gate["figures"])) or gate["detail"]
+        limits = "; ".join(f"{name} {figure(value)}" for name, value in gate["thresholds"].items())
+        table.add_row(gate["gate"], f"[{style}]{gate['status'].replace('_', ' ')}[/]", figures, limits)
+    return table
+
+
+def _figures(figures: dict[str, Any]) -> Iterator[str]:
+    """`x`, `x_low` and `x_high` as one; what is said of single groups (`race=…/…`) only as far as it is not passed."""
+    for name, value in figures.items():
+        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in figures:
+            continue
+        if "/" in name and not (name.endswith("/status") and value not in {"pass", "not_applicable"}):
+            continue
+        low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        between = f" ({figure(low)} to {figure(high)})" if low is not None and high is not None else ""
+        yield f"{name.removesuffix('/status')} {figure(value)}{between}"
+
+
+def _origin(view: dict[str, Any], fact: dict[str, Any]) -> str:
+    case, verdict = fact["decision"]["case"], fact["decision"]["verdict"]
+    champion = (case["champion"] or {}).get("evidence") if isinstance(case.get("champion"), dict) else None
+    against = champion.get("sha256") if isinstance(champion, dict) else None
+    lines = [f"evidence {view['evidence_sha256']}", f"bundle   {case['event']['bundle']['sha256']}"]
+    if against:
+        lines.append(f"champion's evidence {against}")
+    lines.append(f"policy   {view['policy_version']}, {verdict['policy_sha256']}")
+    return "\n".join(lines)
+
+
+def _signed(value: float | None, low: Any, high: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:+.4f} ({low:+.4f}, {high:+.4f})" if isinstance(low, float) else f"{value:.4f}"
+
+
+def _with_bar(what: str, items: list[T]) -> Iterator[T]:
+    # On standard error: the answers may go to a file.
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield from progress.track(items, description=what)
