@@ -17,6 +17,8 @@ import yaml
 from readmit_chassis.access.api_keys import ApiKeys
 from readmit_chassis.settings import variables
 from readmit_inference.access.scopes import SCOPES
+from readmit_promoter.roles import SCOPES as PROMOTER_SCOPES
+from readmit_promoter.roles import may
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("ingestor", "trainer", "promoter", "monitor", "inference", "ui")
@@ -234,6 +236,20 @@ def test_keys_are_asked_for_where_that_is_said_and_every_client_of_ours_has_one(
         ("jupyter", "READMIT_INFERENCE_API_KEY"),
     ):
         assert f"/run/secrets/{name}" in secrets_of(COMPOSE[client]).values()
+
+
+def test_the_promoter_alone_knows_who_may_command_it_and_understands_the_list_of_make_secrets(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    subprocess.run([sys.executable, ROOT / "infra/secrets/generate.py", "--directory", folder], check=True)
+    keys = ApiKeys(PROMOTER_SCOPES)
+    keys.use((folder / "promoter_api_keys.json").read_bytes())
+    operator = keys.client_of((folder / "operator_promoter_api_key").read_bytes())
+    assert operator is not None
+    assert may(operator, "admin")
+    told = COMPOSE["promoter"]["environment"]["PROMOTER_API_KEYS_FILE"]
+    assert secrets_of(COMPOSE["promoter"])["promoter_api_keys.json"] == told
+    assert [name for name in COMPOSE if "promoter_api_keys.json" in secrets_of(COMPOSE[name])] == ["promoter"]
+    assert not [name for name in FILE["secrets"] if name.endswith("_promoter_api_key")], "people's keys stay with them"
 
 
 def test_no_password_stands_in_the_file() -> None:

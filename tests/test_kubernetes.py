@@ -17,7 +17,7 @@ from readmit_trainer.domain import FAMILIES, consumer_group
 
 from . import kubernetes_checks as checks
 from . import kubernetes_network as network
-from .kubernetes_documents import Document, Documents, named, of_kind, workloads
+from .kubernetes_documents import Document, Documents, named, of_kind, references, workloads
 from .processes import needs
 
 ROOT = Path(__file__).parents[1]
@@ -339,6 +339,17 @@ def test_with_api_keys_inference_reads_the_list_that_it_is_given_and_all_still_h
     moved = copy.deepcopy(with_api_keys)
     secrets_of(moved, "inference")["items"].pop(2)
     assert "is mounted nowhere" in " ".join(checks.settings_are_known_and_complete(moved))
+
+
+def test_the_promoter_alone_is_given_the_list_of_who_may_command_it(three_vms: Documents) -> None:
+    key = "promoter_api_keys.json"
+    told = {variable["name"]: variable.get("value") for variable in container(three_vms, "promoter")["env"]}
+    assert told["PROMOTER_API_KEYS_FILE"] == f"/run/secrets/{key}"
+    given = {str(workload) for workload, _, item in references(three_vms, "Secret") if item == key}
+    assert len(given) == 1, given
+    items = secrets_of(three_vms, "promoter")["items"]
+    items.remove({"key": key, "path": key})
+    assert "is mounted nowhere" in " ".join(checks.settings_are_known_and_complete(three_vms))
 
 
 def test_with_keda_all_still_holds_together(with_keda: Documents) -> None:

@@ -96,7 +96,11 @@ def test_the_figures_are_those_of_the_services(observed: Platform, prometheus: s
     expected = {
         "champion_epoch": champion["epoch"],
         "sum(decisions_total)": len(decisions),
-        'sum(decisions_total{outcome="promoted"})': champion["epoch"],
+        'sum(decisions_total{outcome="accepted"})': champion["epoch"],
+        'sum(convergences_total{outcome="converged"})': champion["epoch"],
+        'sum(convergences_total{outcome="failed"})': 0,
+        "candidates_waiting": 0,
+        "promotions_frozen": 0,
         "min(model_epoch)": champion["epoch"],
         "sum(training_fit_seconds_count)": len(jobs),
         "dataset_version": datasets[-1]["version"],

@@ -3,8 +3,8 @@
 """Make the secrets of a deployment as files, one per secret: `make secrets`. Needs nothing but Python.
 
 What is there is kept, so it is safe to run again; only `--rotate NAME` replaces. Values are never printed. The folder
-is open to its owner alone. The files in it are open to all, because Compose mounts each into containers whose users
-are not the owner.
+is open to its owner alone. The files in it are open to all but for the keys of people, because Compose mounts each into
+containers whose users are not the owner.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ S3_IDENTITIES = "s3_identities.json"
 #: Who asks inference for predictions here. Other clients' keys are added to the list by hand, and stay there.
 API_CLIENTS = ("ui", "locust", "jupyter")
 API_KEYS = "inference_api_keys.json"
+#: Who may command the promoter, by role. Other people's keys are added to the list by hand, and stay there.
+PROMOTER_ROLES: Mapping[str, tuple[str, ...]] = {"operator": ("admin",)}
+PROMOTER_KEYS = "promoter_api_keys.json"
 #: How long a rotated key of theirs is still valid: until everybody who shows it has the new one.
 API_KEY_OVERLAP = timedelta(days=1)
 
@@ -71,7 +74,10 @@ MAKERS: Mapping[str, Callable[[], str]] = {
     # Written by hand: where alerts are posted. Empty: nowhere.
     "alert_webhook_url": _empty,
 }
-NAMES = (*MAKERS, S3_IDENTITIES, API_KEYS)
+#: Shown by people: no container is given them, and the file is for its owner's eyes only.
+FOR_PEOPLE: Mapping[str, Callable[[], str]] = {f"{person}_promoter_api_key": _hex(32) for person in PROMOTER_ROLES}
+#: What a deployment is given.
+NAMES = (*MAKERS, S3_IDENTITIES, API_KEYS, PROMOTER_KEYS)
 
 
 class Refused(Exception):  # noqa: N818  named for what is the case
@@ -84,14 +90,17 @@ def generate(folder: Path, rotate: frozenset[str] = frozenset()) -> list[str]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     written = []
-    for name, make in MAKERS.items():
+    for name, make in {**MAKERS, **FOR_PEOPLE}.items():
         if name in rotate or not (folder / name).exists():
-            _write(folder / name, make())
+            _write(folder / name, make(), mode=0o400 if name in FOR_PEOPLE else 0o444)
             written.append(name)
-    keys = {client: (folder / f"{client}_inference_api_key").read_text() for client in API_CLIENTS}
+    now = datetime.now(UTC)
+    clients = {client: (folder / f"{client}_inference_api_key").read_text() for client in API_CLIENTS}
+    people = {person: (folder / f"{person}_promoter_api_key").read_text() for person in PROMOTER_ROLES}
     derived = {
         S3_IDENTITIES: s3_identities({name: (folder / name).read_text() for name in MAKERS if "_s3_" in name}),
-        API_KEYS: api_keys(_listed(folder / API_KEYS), keys, datetime.now(UTC)),
+        API_KEYS: api_keys(_listed(folder / API_KEYS), clients, now),
+        PROMOTER_KEYS: api_keys(_listed(folder / PROMOTER_KEYS), people, now, PROMOTER_ROLES),
     }
     for name, text in derived.items():
         path = folder / name
@@ -114,10 +123,13 @@ def s3_identities(keys: Mapping[str, str]) -> str:
     return json.dumps({"identities": identities}, indent=2) + "\n"
 
 
-def api_keys(listed: list[dict[str, Any]], keys: Mapping[str, str], now: datetime) -> str:
-    """Inference's list of keys (services/inference/README.md) with those of our own clients; all others stay.
+def api_keys(
+    listed: list[dict[str, Any]], keys: Mapping[str, str], now: datetime, scopes: Mapping[str, tuple[str, ...]] = {}
+) -> str:
+    """A service's list of keys (services/inference/README.md) with these keys by their ids; all others stay.
 
-    A rotated key stays valid for a while, so that no client is refused before it has the new one, and then goes.
+    `scopes`: of a key that is new to the list. A rotated key stays valid for a while, so that no client is refused
+    before it has the new one, and then goes.
     """
     kept = []
     for entry in listed:
@@ -132,7 +144,8 @@ def api_keys(listed: list[dict[str, Any]], keys: Mapping[str, str], now: datetim
         if (client, _digest(key)) not in there:
             same = next((entry for entry in kept if entry["id"] == client), {})
             rights = {name: value for name, value in same.items() if name in {"requests_per_s", "burst", "scopes"}}
-            kept.append({"id": client, "sha256": _digest(key), **rights})
+            first = {"scopes": list(scopes[client])} if client in scopes and not same else {}
+            kept.append({"id": client, "sha256": _digest(key), **first, **rights})
     return json.dumps({"keys": kept}, indent=2) + "\n"
 
 
@@ -169,12 +182,12 @@ def refuse_what_git_would_keep(folder: Path) -> None:
         raise Refused(f"git does not ignore {folder}; choose another folder with --directory")
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, text: str, mode: int = 0o444) -> None:
     scratch = path.with_name(f".{path.name}.tmp")
     scratch.unlink(missing_ok=True)
     scratch.touch(mode=0o600)
     scratch.write_text(text, encoding="utf-8")
-    scratch.chmod(0o444)
+    scratch.chmod(mode)
     scratch.replace(path)  # complete, or as before
 
 
@@ -183,9 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the secrets of a deployment as files; what is there is kept.")
     parser.add_argument("--directory", type=Path, default=ROOT / "secrets", help="where (default: secrets)")
     parser.add_argument(
-        "--rotate", action="append", default=[], metavar="NAME", choices=tuple(MAKERS), help="replace this one"
+        "--rotate", action="append", default=[], metavar="NAME", choices=(*MAKERS, *FOR_PEOPLE), help="replace this one"
     )
-    parser.add_argument("--names", action="store_true", help="only say what there is to make")
+    parser.add_argument("--names", action="store_true", help="only say what a deployment is given")
     options = parser.parse_args(arguments)
     if options.names:
         print(*NAMES, sep="\n")
@@ -198,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for name in written:
         print(f"{name}: {'replaced' if name in options.rotate else 'made'}")
-    print(f"{len(NAMES)} secrets in {folder}, {len(written)} of them new")
+    print(f"{len(NAMES) + len(FOR_PEOPLE)} secrets in {folder}, {len(written)} of them new")
     return 0
 
 

@@ -18,7 +18,7 @@ def the_loop() -> Dashboard:
         "The loop",
         "One glance from ingestion over batches, fits, decisions and epochs to the pods, and back through drift. "
         "Read it from top to bottom: the first row that is not green is where the loop is stuck.",
-        [_now(), _between(), _batches(), _quarantine(), _fits(), _decisions(), _pods(), _return()],
+        [_now(), _between(), _batches(), _quarantine(), _fits(), _decisions(), _governance(), _pods(), _return()],
     )
 
 
@@ -178,9 +178,9 @@ def _fits() -> Row:
 def _decisions() -> Row:
     return Row("From fits to decisions and epochs", (
         counts(
-            About("Decisions", "Candidates judged, by outcome and reason. not_better_beyond_noise is the usual "
-                  "answer; bad_evidence: look at the trainer; insufficient_evidence: at the split.", "none",
-                  ("RetrainingStopped", "NoChampion")),
+            About("Decisions", "Candidates judged, by outcome and reason; held: a person decides. "
+                  "not_better_beyond_noise is the usual answer; bad_evidence: look at the trainer; "
+                  "insufficient_evidence: at the split.", "none", ("RetrainingStopped", "NoChampion")),
             Query("sum by (outcome, reason) (increase(decisions_total[$__rate_interval]))", "{{outcome}}: {{reason}}"),
             width=12,
         ),
@@ -195,6 +195,59 @@ def _decisions() -> Row:
                   "MLflow is away or refuses; pods follow the ledger meanwhile.", "none", ("RegistryLags",)),
             Query("max(registry_lags)", "MLflow"), {"0": ("follows", GREEN), "1": ("lags", AMBER)},
             limits=amber_from(1), width=4,
+        ),
+    ))  # fmt: skip
+
+
+def _governance() -> Row:
+    return Row("Governance", (
+        figure(
+            About("Candidates waiting", "Candidates that are not judged yet. Staying above 0: promotions are frozen, a "
+                  "trial is going on, or S3 is away; `readmit rollout` says which.", "none", ("RetrainingStopped",)),
+            Query("max(candidates_waiting)"), limits=amber_from(30),
+        ),
+        figure(
+            About("Promotions", "Whether candidates may become champion. Frozen: somebody asked for it; `readmit "
+                  "ledger list --kind freeze` says who and why.", "none"),
+            Query("max(promotions_frozen)"), limits=amber_from(1), words={"0": "open", "1": "frozen"},
+        ),
+        figure(
+            About("On trial", "The candidate that is tried beside the champion. `readmit rollout` shows its figures; "
+                  "`readmit end-trial` ends it.", "none"),
+            Query(
+                "max by (version, stage) (trial_info) "
+                'or on () label_replace(vector(0), "stage", "nobody", "", "")', "{{stage}} {{version}}",
+            ), named=True,
+        ),
+        figure(
+            About("Convergence", "Mean time from a promotion or rollback until the last live pod served it, since the "
+                  "promoter started. Seconds: the object store or Kafka is slow.", "s", ("ConvergenceFailed",)),
+            Query("sum(convergence_seconds_sum) / (sum(convergence_seconds_count) > 0)"), limits=red_from(10),
+            none="none yet", decimals=2,
+        ),
+        counts(
+            About("Promotions that arrived", "Promotions and rollbacks by whether every live pod came to serve them. "
+                  "failed: the champion before was brought back; the ledger names the pods.", "none",
+                  ("ConvergenceFailed",)),
+            Query("sum by (outcome) (increase(convergences_total[$__rate_interval]))", "{{outcome}}"), width=12,
+        ),
+        counts(
+            About("Reactions to drift", "What was done about drift, as the policy says. Many: the source or the "
+                  "patients have changed, see Model.", "none", ("DataDrift",)),
+            Query("sum by (action) (increase(reactions_total[$__rate_interval]))", "{{action}}"),
+        ),
+        counts(
+            About("Denied", "What known people asked for and was not done, by problem. forbidden: somebody's role is "
+                  "too low; `readmit ledger list --kind denial` says whose.", "none"),
+            Query(
+                "sum by (problem) (increase(denials_total[$__rate_interval])) "
+                'or on () label_replace(vector(0), "problem", "none", "", "")', "{{problem}}",
+            ),
+        ),
+        counts(
+            About("Repairs in MLflow", "Changes of aliases and stages that nobody had decided, and that were taken "
+                  "back. Any: ask who made them.", "none", ("RegistryTampered",)),
+            Query("sum(increase(registry_repairs_total[$__rate_interval]))", "repaired"),
         ),
     ))  # fmt: skip
 

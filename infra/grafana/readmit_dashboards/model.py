@@ -151,7 +151,7 @@ def _candidates() -> Row:
             steps=True, minimum=None,
         ),
         counts(
-            About("Decisions by reason", "Why candidates were promoted or rejected. not_better_beyond_noise is "
+            About("Decisions by reason", "Why candidates were accepted, rejected or held. not_better_beyond_noise is "
                   "usual; bad_evidence: look at the trainer; insufficient_evidence: at the split.", "none",
                   ("RetrainingStopped",)),
             Query("sum by (reason) (increase(decisions_total[$__rate_interval]))", "{{reason}}"),

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-DERIVED = {"s3_identities.json", "inference_api_keys.json"}
+DERIVED = {"s3_identities.json", "inference_api_keys.json", "promoter_api_keys.json"}
+#: Not for containers.
+FOR_PEOPLE = {"operator_promoter_api_key"}
 SCRIPT = Path(__file__).parents[1] / "generate.py"
 
 
@@ -40,7 +42,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_secret_is_made_different_long_and_on_one_line(folder: Path) -> None:
     made = values(folder)
-    assert set(made) == names()
+    assert set(made) == names() | FOR_PEOPLE
+    assert not names() & FOR_PEOPLE, "a deployment is not given what people show"
     random = [value for name, value in made.items() if name not in {"alert_webhook_url", *DERIVED}]
     assert len(set(random)) == len(random)
     assert all(len(value) >= 20 and value.isalnum() for value in random)
@@ -49,7 +52,9 @@ def test_every_secret_is_made_different_long_and_on_one_line(folder: Path) -> No
 
 def test_the_folder_is_the_owners_and_the_files_can_be_read_in_containers(folder: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert {mode for name, mode in modes.items() if name not in FOR_PEOPLE} == {0o444}
+    assert {modes[name] for name in FOR_PEOPLE} == {0o400}, "and those of people cannot"
 
 
 def test_what_is_there_is_kept(folder: Path) -> None:
@@ -138,6 +143,23 @@ def test_a_rotated_key_stays_valid_for_a_day_then_goes_and_what_was_added_by_han
     written([by_hand, old | {"expires": "2020-01-01T00:00:00+00:00"}, new])
     generate(folder)
     assert [entry["sha256"] for entry in api_keys(folder) if entry["id"] == "ui"] == [new["sha256"]]
+
+
+def test_the_operator_is_the_promoters_admin_and_stays_it_with_another_key(folder: Path) -> None:
+    def listed() -> list[dict[str, Any]]:
+        keys: list[dict[str, Any]] = json.loads((folder / "promoter_api_keys.json").read_text())["keys"]
+        return keys
+
+    def mine() -> dict[str, Any]:
+        digest = hashlib.sha256((folder / "operator_promoter_api_key").read_bytes()).hexdigest()
+        return {"id": "operator", "sha256": digest, "scopes": ["admin"]}
+
+    assert listed() == [mine()]
+    generate(folder, "--rotate", "operator_promoter_api_key")
+    old, new = listed()
+    assert new == mine()
+    assert old["sha256"] != new["sha256"]
+    assert "expires" in old
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"keys": [{"id": "ui"}]}'])

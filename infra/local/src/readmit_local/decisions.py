@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from readmit_local.champion import DecisionId, figure, moment, named
 from readmit_local.errors import LocalError
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _MATCHES = ("same", "differs", "evidence_missing", "not_kept")
 _NOT_KEPT = "urn:readmit:problem:not_kept"
+_UNSETTLED = "on_insufficient_evidence"
 _STYLES = {"pass": "green", "fail": "bold red", "insufficient_evidence": "yellow"}
 
 
@@ -43,13 +45,15 @@ def list_decisions(
         print(json.dumps(found, indent=2))  # noqa: T201  for programs: no wrapping, no colours
         return
     ids = short_ids([each["decision_id"] for each in found])
-    table = Table("id", "decided", "candidate", "batch", "outcome", "AUROC", "difference", "reason", box=None)
+    table = Table("id", "decided", "candidate", "outcome", "difference (90 %)", "reason", box=None)
+    for column, width in zip(table.columns, (8, 11), strict=False):  # the id has to be whole to be of use
+        column.no_wrap, column.min_width = True, width
     for each in found:
         epoch = f", epoch {each['epoch']}" if each["epoch"] else ""
         table.add_row(
-            ids[each["decision_id"]], moment(each["decided_at"]),
-            f"{each['candidate']['family']} v{each['candidate']['version']}", str(each["batch"]),
-            each["outcome"].replace("_", " ") + epoch, _signed(each["auroc"], "", ""),
+            ids[each["decision_id"]], moment(each["decided_at"])[5:16],
+            f"{each['candidate']['family']} v{each['candidate']['version']}",
+            each["outcome"].replace("_", " ") + epoch,
             _signed(each["difference"], each["difference_low"], each["difference_high"]), each["reason"],
         )  # fmt: skip
     _out.print(table if found else "nothing was decided yet")
@@ -146,32 +150,44 @@ def try_policy(
 
 
 def gate_table(gates: Iterable[dict[str, Any]]) -> Table:
-    """Each gate with its status, its figures and its thresholds."""
-    table = Table("gate", "status", "figures", "thresholds", box=None, padding=(0, 2, 0, 0))
+    """Each gate with its status, its figures and its thresholds; of groups, only those that did not pass."""
+    table = Table("gate", "found", "figures", "thresholds", box=None, padding=(0, 2, 0, 0))
     for gate in gates:
-        style = _STYLES.get(gate["status"], "dim")
-        figures = "; ".join(_figures(gate["figures"])) or gate["detail"]
-        limits = "; ".join(f"{name} {figure(value)}" for name, value in gate["thresholds"].items())
-        table.add_row(gate["gate"], f"[{style}]{gate['status'].replace('_', ' ')}[/]", figures, limits)
+        status = gate["status"]
+        figures = [gate["detail"], *_groups(gate["figures"])] if _is_of_groups(gate) else [*_figures(gate["figures"])]
+        limits = [f"{name} {figure(value)}" for name, value in gate["thresholds"].items() if name != _UNSETTLED]
+        if status == "insufficient_evidence" and _UNSETTLED in gate["thresholds"]:
+            limits.append(f"then: {gate['thresholds'][_UNSETTLED]}")
+        told = Text(status.replace("_evidence", "").replace("_", " "), style=_STYLES.get(status, "dim"))
+        table.add_row(gate["gate"], told, Text("\n".join(figures) or gate["detail"]), Text("\n".join(limits)))
     return table
 
 
-def _figures(figures: dict[str, Any]) -> Iterator[str]:
-    """`x`, `x_low` and `x_high` as one; what is said of single groups (`race=…/…`) only as far as it is not passed."""
+def _is_of_groups(gate: dict[str, Any]) -> bool:
+    return any("/" in name for name in gate["figures"])
+
+
+def _groups(figures: dict[str, Any]) -> Iterator[str]:
+    """Groups that were harmed, by name; those that are too small are counted in the gate's own words."""
     for name, value in figures.items():
-        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in figures:
-            continue
-        if "/" in name and not (name.endswith("/status") and value not in {"pass", "not_applicable"}):
+        if name.endswith("/status") and value == "fail":
+            yield f"{name.removesuffix('/status')}: {value}"
+
+
+def _figures(figures: dict[str, Any]) -> Iterator[str]:
+    """`x`, `x_low` and `x_high` as one line."""
+    for name, value in figures.items():
+        stem, _, end = name.rpartition("_")
+        if end in {"low", "high"} and stem in figures:
             continue
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
         between = f" ({figure(low)} to {figure(high)})" if low is not None and high is not None else ""
-        yield f"{name.removesuffix('/status')} {figure(value)}{between}"
+        yield f"{name} {figure(value)}{between}"
 
 
 def _origin(view: dict[str, Any], fact: dict[str, Any]) -> str:
     case, verdict = fact["decision"]["case"], fact["decision"]["verdict"]
-    champion = (case["champion"] or {}).get("evidence") if isinstance(case.get("champion"), dict) else None
-    against = champion.get("sha256") if isinstance(champion, dict) else None
+    against = (case["champion"] or {}).get("evidence", {}).get("sha256")
     lines = [f"evidence {view['evidence_sha256']}", f"bundle   {case['event']['bundle']['sha256']}"]
     if against:
         lines.append(f"champion's evidence {against}")
@@ -179,10 +195,10 @@ def _origin(view: dict[str, Any], fact: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _signed(value: float | None, low: Any, high: Any) -> str:
-    if value is None:
+def _signed(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None or low is None or high is None:
         return ""
-    return f"{value:+.4f} ({low:+.4f}, {high:+.4f})" if isinstance(low, float) else f"{value:.4f}"
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _with_bar(what: str, items: list[T]) -> Iterator[T]:

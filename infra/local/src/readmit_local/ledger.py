@@ -34,8 +34,10 @@ def list_entries(
         print(json.dumps(page, indent=2))  # noqa: T201  for programs: no wrapping, no colours
         return
     table = Table("number", "at", "kind", "by", "reason", box=None)
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for entry in page["entries"]:
-        table.add_row(str(entry["sequence"]), moment(entry["at"]), entry["kind"], entry["by"], entry["reason"])
+        table.add_row(str(entry["sequence"]), moment(entry["at"])[:19], entry["kind"], entry["by"], entry["reason"])
     _out.print(table if page["entries"] else "no entries")
     if len(page["entries"]) == limit and page["entries"][-1]["sequence"] > 1:
         _out.print(f"more: readmit ledger list --before {page['entries'][-1]['sequence']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,9 +96,9 @@ class Promoter:
             )
         return str(found[0])
 
-    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        headers = {} if self.key is None else {"X-API-Key": self.key}
-        return call("promoter", self.url, method, path, headers=headers, **request)
+    def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, **request: Any) -> dict[str, Any]:
+        key = {} if self.key is None else {"X-API-Key": self.key}
+        return call("promoter", self.url, method, path, headers={**key, **(headers or {})}, **request)
 
 
 def promoter(state_dir: Path, url: str | None) -> Promoter:

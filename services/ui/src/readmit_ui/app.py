@@ -10,6 +10,7 @@ import gradio as gr
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, RedirectResponse
+from pydantic import SecretStr
 
 from readmit_chassis.health import Health, health_router
 from readmit_ui.clients import Services
@@ -37,7 +38,8 @@ def make_app(settings: Settings, http: httpx.AsyncClient | None = None) -> FastA
             "promoter": settings.promoter_url,
             "monitor": settings.monitor_url,
         },
-        None if settings.inference_api_key is None else settings.inference_api_key.get_secret_value(),
+        _shown(settings.inference_api_key),
+        _shown(settings.promoter_api_key),
     )
     health = Health()
 
@@ -72,6 +74,10 @@ def make_app(settings: Settings, http: httpx.AsyncClient | None = None) -> FastA
             footer_links=[],
         )
     return app
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _theme() -> gr.themes.Base:

@@ -34,12 +34,13 @@ class Trouble:
 class Services:
     """The services by name, each with its base URL, and the one client that reaches them.
 
-    `inference_api_key` is shown to inference alone, where it asks for one.
+    `inference_api_key` is shown to inference alone, where it asks for one; `promoter_api_key` to the promoter.
     """
 
     http: httpx.AsyncClient
     urls: Mapping[str, str]
     inference_api_key: str | None = field(default=None, repr=False)
+    promoter_api_key: str | None = field(default=None, repr=False)
 
     async def predict(self, encounter: Mapping[str, object]) -> Prediction | Trouble:
         """Ask inference about one encounter."""
@@ -59,7 +60,7 @@ class Services:
     async def get(self, service: str, path: str) -> Any:
         """The JSON of a read-only endpoint; None when the service is away or answers nonsense."""
         try:
-            response = await self.http.get(self.urls[service] + path)
+            response = await self.http.get(self.urls[service] + path, headers=self._key_for(service))
             response.raise_for_status()
             document = response.json()
         except (httpx.HTTPError, ValueError) as error:
@@ -68,6 +69,27 @@ class Services:
             return None
         metrics.REQUESTS.labels(service, "ok").inc()
         return document
+
+    async def command(self, path: str, reason: str) -> str | None:
+        """Tell the promoter to do something; None when it is done, else what it said, empty when nothing came."""
+        try:
+            response = await self.http.post(
+                self.urls["promoter"] + path, json={"reason": reason}, headers=self._key_for("promoter")
+            )
+        except httpx.HTTPError as error:
+            log.warning("promoter_unreachable", error=type(error).__name__)
+            return ""
+        if response.is_success:
+            return None
+        try:
+            detail = response.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            return ""
+        return detail if isinstance(detail, str) else ""
+
+    def _key_for(self, service: str) -> dict[str, str]:
+        key = {"inference": self.inference_api_key, "promoter": self.promoter_api_key}.get(service)
+        return {} if key is None else {"X-API-Key": key}
 
     async def _predict(self, encounter: Mapping[str, object]) -> Prediction | Trouble:
         try:
@@ -88,7 +110,7 @@ class Services:
         return Trouble(kind, problem)
 
     async def _ask_inference(self, path: str, encounter: Mapping[str, object]) -> httpx.Response:
-        key = {} if self.inference_api_key is None else {"X-API-Key": self.inference_api_key}
+        key = self._key_for("inference")
         return await self.http.post(self.urls["inference"] + path, json=encounter, headers=key)
 
 

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
 from readmit_contracts.encounter import Group, Kind
-from readmit_ui import rendering
+from readmit_ui import gates, rendering
 from readmit_ui.clients import Services
 from readmit_ui.drift import DRIFT, DriftPanel
 from readmit_ui.form import GROUPS, Control, Field, Value, encounter_of, fields, is_common
-from readmit_ui.tables import TABLES, Table
+from readmit_ui.rollout import ROLLOUT, RolloutPanel
+from readmit_ui.tables import DECISIONS_PATH, TABLES, Table
 from readmit_ui.texts import Texts
 
 #: Fields whose names or values need the room of two, besides code tables and open vocabularies.
 _WIDE = {"max_glu_serum", "a1cresult", "change", "diabetesmed"}
 
 #: What the loop's tab shows, from top to bottom: nearest to the patient first.
-_PANELS: tuple[Table | DriftPanel, ...] = (TABLES[0], DRIFT, *TABLES[1:])
+_PANELS: tuple[Table | DriftPanel | RolloutPanel, ...] = (ROLLOUT, TABLES[0], DRIFT, *TABLES[1:])
+
+#: As the promoter takes them.
+_SHORTEST_REASON = 3
 
 #: For every event: no veil over the page, not in the public API, not one at a time.
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 32}
@@ -116,13 +121,62 @@ def _loop_tab(tab: gr.Tab, texts: Texts, services: Services, refresh_s: float) -
         words = texts.refreshes_itself.format(seconds=f"{refresh_s:g}")
         gr.HTML(f'<p class="rm-serving">{words}</p>', padding=False)
         button = gr.Button(texts.refresh, size="sm", scale=0, min_width=120)
-    shown = [gr.HTML(elem_id=f"table-{panel.name}", padding=False) for panel in _PANELS]
+    shown = {panel.name: gr.HTML(elem_id=f"table-{panel.name}", padding=False) for panel in _PANELS}
     timer = gr.Timer(refresh_s, active=False)
+    with gr.Column(elem_id="decision"):
+        chosen = gr.Dropdown(choices=[], label=texts.decision, elem_id="chosen-decision")
+        shown_gates = gr.HTML(elem_id="table-gates", padding=False)
+        _commands(chosen, texts, services)
 
     async def refresh() -> list[str]:
         documents = await asyncio.gather(*(services.get(panel.service, panel.path) for panel in _PANELS))
         return [panel.render(document, texts) for panel, document in zip(_PANELS, documents, strict=True)]
 
-    gr.on([button.click, timer.tick, tab.select], refresh, None, shown, **_QUIET)
+    async def refresh_choices(decision_id: str | None) -> gr.Dropdown:
+        offered = gates.choices(await services.get("promoter", DECISIONS_PATH), texts)
+        known = {value for _, value in offered}
+        kept = decision_id if decision_id in known else next(iter(offered), ("", None))[1]
+        return gr.Dropdown(choices=offered, value=kept)
+
+    async def show_gates(decision_id: str | None) -> str:
+        if decision_id is None:
+            return ""
+        return gates.gates(await services.get("promoter", f"/decisions/{quote(decision_id, safe='')}"), texts)
+
+    occasions = [button.click, timer.tick, tab.select]
+    gr.on(occasions, refresh, None, list(shown.values()), **_QUIET)
+    choosing = gr.on(occasions, refresh_choices, chosen, chosen, **_QUIET)
+    choosing.then(show_gates, chosen, shown_gates, **_QUIET)
+    chosen.input(show_gates, chosen, shown_gates, **_QUIET)
     tab.select(lambda: gr.Timer(active=True), None, timer, **_QUIET)
     return timer
+
+
+def _commands(chosen: gr.Dropdown, texts: Texts, services: Services) -> None:
+    """Buttons that change something, each with a reason; only where the page has a key for them."""
+    if services.promoter_api_key is None:
+        return
+    with gr.Row(equal_height=True, elem_id="commands"):
+        reason = gr.Textbox(label=texts.why, max_lines=1, max_length=1000, elem_id="why")
+        approve = gr.Button(texts.approve, size="sm", scale=0, min_width=140, elem_id="approve")
+        rollback = gr.Button(texts.rollback, variant="stop", size="sm", scale=0, min_width=140, elem_id="rollback")
+    said = gr.HTML(elem_id="said", padding=False)
+
+    async def tell(path: str, why: str) -> str:
+        if len(why.strip()) < _SHORTEST_REASON:
+            return rendering.said(texts.why_missing, done=False)
+        problem = await services.command(path, why)
+        if problem is None:
+            return rendering.said(texts.command_done, done=True)
+        return rendering.said(problem or texts.away, done=False)
+
+    async def on_approve(decision_id: str | None, why: str) -> str:
+        if decision_id is None:
+            return rendering.said(texts.nothing_yet, done=False)
+        return await tell(f"/decisions/{quote(decision_id, safe='')}/approve", why)
+
+    async def on_rollback(why: str) -> str:
+        return await tell("/rollback", why)
+
+    approve.click(on_approve, [chosen, reason], said, **_QUIET)
+    rollback.click(on_rollback, reason, said, **_QUIET)

@@ -163,6 +163,11 @@ def table(title: str, head: Iterable[str], rows: list[list[str]] | None, texts: 
     return f'<section class="rm-table"><h3>{escape(title)}</h3>{intro}{body}</section>'
 
 
+def said(text: str, *, done: bool) -> str:
+    """What came of a command."""
+    return f'<p role="status"><b class="rm-state {"good" if done else "bad"}">{escape(text)}</b></p>'
+
+
 def state(value: object, words: Mapping[str, str]) -> str:
     """A status in the page's language; one that is new to this page as it came."""
     return words.get(str(value), str(value))

@@ -22,5 +22,7 @@ class Settings(BaseSettings):
     monitor_url: str = "http://127.0.0.1:30614"
     #: What inference knows this page by, where it asks.
     inference_api_key: SecretStr | None = Field(default=None, min_length=1)
+    #: With the role approver: whoever can open the page can then approve candidates and roll back.
+    promoter_api_key: SecretStr | None = Field(default=None, min_length=1)
     timeout_s: float = Field(default=5.0, gt=0)
     refresh_s: float = Field(default=5.0, ge=1)

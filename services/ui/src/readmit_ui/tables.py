@@ -14,6 +14,7 @@ from readmit_ui.rendering import figure, state, table, when
 from readmit_ui.texts import Texts
 
 _SHOWN = 30
+DECISIONS_PATH = f"/decisions?limit={_SHOWN}"
 
 Row = dict[str, str]
 
@@ -78,7 +79,7 @@ def _decision(decision: Mapping[str, Any], texts: Texts) -> list[Row]:
         difference += f" ({figure(low, 4)}, {figure(high, 4)})"
     return [
         {
-            "model": _named(decision.get("candidate"), texts),
+            "model": named(decision.get("candidate"), texts),
             "dataset": _text(decision.get("dataset_version")),
             "batch": _text(decision.get("batch")),
             "outcome": state(decision.get("outcome"), texts.states),
@@ -97,7 +98,7 @@ def _pod(pod: Mapping[str, Any], texts: Texts) -> list[Row]:
             "pod": _text(pod.get("pod_id")),
             "outcome": state(pod.get("outcome"), texts.states),
             "epoch": _text(pod.get("epoch")),
-            "model": _named(pod.get("model"), texts),
+            "model": named(pod.get("model"), texts),
             "digest": _text(pod.get("sha256"))[:8],
             "load_ms": figure(pod.get("load_ms"), 0),
             "reason": _text(pod.get("reason")),
@@ -111,7 +112,7 @@ TABLES: tuple[Table, ...] = (
     Table(
         "decisions",
         "promoter",
-        f"/decisions?limit={_SHOWN}",
+        DECISIONS_PATH,
         ("model", "dataset", "batch", "outcome", "auroc", "difference", "epoch", "reason", "decided"),
         _decision,
     ),
@@ -134,7 +135,8 @@ TABLES: tuple[Table, ...] = (
 )
 
 
-def _named(model: Any, texts: Texts) -> str:
+def named(model: Any, texts: Texts) -> str:
+    """A model version in few words; empty where it is none."""
     if not isinstance(model, dict):
         return ""
     family = model.get("family") or str(model.get("name", "")).removeprefix(f"{MODEL_STREAM}_")

@@ -62,6 +62,17 @@ class Texts:
     tables: Mapping[str, str]
     columns: Mapping[str, str]
     states: Mapping[str, str]
+    gates: Mapping[str, str]
+    times: Mapping[str, str]
+    trial_figures: Mapping[str, str]
+    frozen: str
+    candidates_waiting: str
+    decision: str
+    why: str
+    why_missing: str
+    approve: str
+    rollback: str
+    command_done: str
     drift_states: Mapping[str, str]
     drift_details: Mapping[str, str]
     drift_risk: str
@@ -197,7 +208,7 @@ ENGLISH = Texts(
     away="This service does not answer just now. The others are shown as they are.",
     nothing_yet="Nothing yet.",
     tables={"datasets": "Datasets and batches", "jobs": "Fits", "decisions": "Decisions", "pods": "Who serves what",
-            "drift": "Drift"},
+            "drift": "Drift", "rollout": "The newest promotion", "gates": "Gates"},
     columns={
         "dataset": "Dataset", "batch": "Batch", "rows": "Rows", "positives": "Readmitted", "synthetic": "Synthetic",
         "created": "Created", "family": "Family", "status": "Status", "attempts": "Attempts", "seconds": "Seconds",
@@ -205,11 +216,37 @@ ENGLISH = Texts(
         "difference": "Difference (90 %)",
         "epoch": "Epoch", "reason": "Reason", "decided": "Decided", "pod": "Pod", "load_ms": "Load (ms)", "at": "At",
         "digest": "Digest", "feature": "Feature", "psi": "PSI", "threshold": "Threshold",
+        "after_s": "Serves it after (s)", "gate": "Gate", "figures": "Figures",
     },
     states={
         "queued": "queued", "running": "running", "done": "done", "failed": "failed", "promoted": "promoted",
-        "rejected": "rejected", "serving": "serving", "refused": "refused",
+        "rejected": "rejected", "serving": "serving", "refused": "refused", "accepted": "accepted", "held": "held",
+        "on_trial": "on trial", "trial_failed": "failed its trial", "waiting_for_approval": "waits for an approval",
+        "superseded": "superseded", "converging": "on its way to the pods", "converged": "served by every pod",
+        "missing": "not heard of yet", "promotion": "promotion", "rollback": "rollback", "shadow": "shadow",
+        "canary": "canary", "pass": "passed", "fail": "failed", "insufficient_evidence": "insufficient evidence",
+        "not_applicable": "does not apply",
     },
+    gates={
+        "evidence": "Evidence", "bundle": "Bundle", "provenance": "Provenance", "discrimination": "Discrimination",
+        "champion": "Against the champion", "calibration": "Calibration", "net_benefit": "Net benefit",
+        "subgroups": "Subgroups", "export_parity": "Export parity", "latency": "Latency", "bundle_size": "Bundle size",
+        "freshness": "Freshness", "batches": "Batches",
+    },
+    times={"first": "first pod {seconds} s", "median": "median {seconds} s", "last": "last {seconds} s"},
+    trial_figures={
+        "answers": "answers of both", "by_challenger": "given to patients", "failures": "failures",
+        "mean_risk_difference": "mean difference of risk", "changed_decisions": "changed decisions",
+        "mean_score_ms": "ms an answer",
+    },
+    frozen="Promotions are frozen",
+    candidates_waiting="{count} candidates wait to be judged.",
+    decision="Decision, gate by gate",
+    why="Why (it stands in the ledger for good)",
+    why_missing="Say why, in at least three characters.",
+    approve="Approve this one",
+    rollback="Roll back",
+    command_done="Done. It stands in the ledger.",
     drift_states={
         "no_predictions": "nothing to judge", "no_reference": "nothing to compare with", "too_few": "too few to judge",
         "stable": "stable", "drifted": "drifted",
