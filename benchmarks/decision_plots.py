@@ -109,7 +109,7 @@ def draw_groups(axes: Axes, gate: Mapping[str, Any]) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color=_GREY, lw=0.5)
     axes.axvline(gate["thresholds"]["max_auroc_loss"], color="black", lw=1.5)
-    axes.set_title("AUROC that a group loses against the champion, and the limit (black)\nleft of 0: it gains")
+    axes.set_title("AUROC that groups lose against the champion (limit: black)\nleft of 0: they gain")
 
 
 def draw_calibration(axes: Axes, candidate: Arrays, champion: Arrays) -> None:
