@@ -153,3 +153,57 @@ def test_a_missing_source_is_refused_before_anything_starts(tmp_path: Path) -> N
 def test_logs_of_a_part_that_does_not_exist_name_those_that_do(platform: Platform) -> None:
     assert "trainer" in one_line_error(on(platform, "logs", "trainor"))
     assert "fit" in on(platform, "logs", "trainer", "-n", "200").stdout
+
+
+def decisions(platform: Platform) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(on(platform, "decisions", "list", "--json").stdout)
+    return found
+
+
+def test_a_decision_is_shown_derived_again_and_tried_under_another_policy(platform: Platform, tmp_path: Path) -> None:
+    newest = decisions(platform)[0]["decision_id"]
+    shown = on(platform, "decisions", "show", newest[:8]).stdout
+    for gate in ("discrimination", "calibration", "subgroups", "latency"):
+        assert gate in shown
+    assert decisions(platform)[0]["evidence_sha256"] in shown
+    replayed = on(platform, "decisions", "replay")
+    assert replayed.returncode == 0, replayed.stderr
+    assert f"{len(decisions(platform))} same, 0 differs" in replayed.stdout
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("gates: {nonsense: {}}")
+    assert "unknown gate" in on(platform, "decisions", "try", str(policy)).stderr
+
+
+def test_who_was_champion_and_that_the_ledger_is_whole(platform: Platform) -> None:
+    first = json.loads(on(platform, "models", "--json").stdout)
+    assert first["epoch"] >= 1
+    assert "no model was champion then" in on(platform, "models", "--as-of", "2020-01-01T00:00Z").stdout
+    assert on(platform, "models", "--as-of", "yesterday").returncode == 2
+    assert "each as it was written" in on(platform, "ledger", "check").stdout
+    assert "promotion" in on(platform, "ledger", "list", "--limit", "500").stdout
+
+
+def test_the_operator_freezes_and_unfreezes_and_what_is_denied_is_one_line(platform: Platform) -> None:
+    assert on(platform, "freeze", "--reason", "to see it").returncode == 0
+    try:
+        assert "frozen already" in one_line_error(on(platform, "freeze", "--reason", "to see it"))
+        assert "promotions are frozen" in on(platform, "rollout").stdout
+    finally:
+        assert on(platform, "unfreeze", "--reason", "seen").returncode == 0
+    assert "never been champion" in one_line_error(
+        on(platform, "rollback", "--to", "nobody:1", "--reason", "to see it")
+    )
+    assert "does not wait" in one_line_error(
+        on(platform, "approve", decisions(platform)[0]["decision_id"], "--reason", "to see it")
+    )
+    assert "No candidate is on trial" in one_line_error(on(platform, "end-trial", "--reason", "to see it"))
+    kinds = json.loads(on(platform, "ledger", "list", "--kind", "freeze", "--kind", "denial", "--json").stdout)
+    assert {entry["by"] for entry in kinds["entries"]} == {"operator"}
+    assert {entry["kind"] for entry in kinds["entries"]} == {"freeze", "denial"}
+    assert on(platform, "rollout", "--watch").returncode == 0
+
+
+def test_the_operators_key_is_in_no_log_and_no_output(platform: Platform) -> None:
+    key = json.loads((platform.state_dir / "secrets.json").read_text())["promoter/operator"]
+    assert key not in platform.output.read_text(errors="replace")
+    assert not [log.name for log in (platform.state_dir / "logs").iterdir() if key in log.read_text(errors="replace")]

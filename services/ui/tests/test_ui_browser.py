@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -37,10 +38,30 @@ DRIFTED = {
 }  # fmt: skip
 
 
+MODEL = {"name": "diabetes_readmission_lightgbm", "version": "3", "family": "lightgbm"}
+AT = "2026-11-28T12:00:00Z"
+ROLLED_OUT = {
+    "promotion": {
+        "epoch": 4, "action": "promotion", "model": MODEL, "promoted_at": AT, "status": "converged", "why": "",
+        "pods": [{"pod_id": "pod-1", "after_s": 0.31, "refused": None}], "missing": [],
+        "first_s": 0.31, "median_s": 0.31, "last_s": 0.31,
+    },
+    "trial": None, "frozen": False, "candidates_waiting": 0,
+}  # fmt: skip
+WAITING = {"decision_id": "4c16", "decided_at": AT, "candidate": MODEL, "outcome": "waiting_for_approval"}
+WHOLE = {
+    "decision": WAITING, "followed_by": [],
+    "judgement": {"fact": {"decision": {"verdict": {"gates": [
+        {"gate": "calibration", "status": "insufficient_evidence", "detail": "slope 1.1"},
+    ]}}}},
+}  # fmt: skip
+
+
 class FakeServices:
-    """Inference with a synthetic model, a promoter, a monitor; the ingestor and the trainer are away."""
+    """Inference with a synthetic model, a promoter that notes `commands`, a monitor; the ingestor and the trainer are away."""
 
     def __init__(self, prediction: Prediction, model: ServingModel) -> None:
+        self.commands: list[tuple[str, str | None, bytes]] = []
         self._prediction = prediction.model_copy(update={"model": model.model_copy(update={"synthetic": True})})
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -51,10 +72,17 @@ class FakeServices:
                 return self._predict(request)
             case "monitor", "/drift":
                 return httpx.Response(200, json=DRIFTED)
-            case "promoter", path:
-                return httpx.Response(200, json={path.strip("/"): []})
+            case "promoter", _:
+                return self._promoter(request)
             case _:
                 raise httpx.ConnectError("away", request=request)
+
+    def _promoter(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if request.method == "POST":
+            self.commands.append((path, request.headers.get("x-api-key"), request.content))
+        known = {"/rollout": ROLLED_OUT, "/decisions": {"decisions": [WAITING]}, "/decisions/4c16": WHOLE}
+        return httpx.Response(200, json=known.get(path, {path.strip("/"): []}))
 
     def _predict(self, request: httpx.Request) -> httpx.Response:
         if b'"time_in_hospital":900' not in request.content:
@@ -64,12 +92,12 @@ class FakeServices:
         return httpx.Response(422, content=problem.model_dump_json())
 
 
-@pytest.fixture
-def address(prediction: Prediction, model: ServingModel) -> Iterator[str]:
+@contextmanager
+def served(services: FakeServices, **settings: str) -> Iterator[str]:
     """The UI on a free port, in a thread."""
-    client = httpx.AsyncClient(transport=httpx.MockTransport(FakeServices(prediction, model)))
+    client = httpx.AsyncClient(transport=httpx.MockTransport(services))
     urls = {f"{name}_url": f"http://{name}" for name in ("inference", "ingestor", "trainer", "promoter", "monitor")}
-    app = make_app(Settings.model_validate(urls), client)
+    app = make_app(Settings.model_validate(urls | settings), client)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -82,6 +110,18 @@ def address(prediction: Prediction, model: ServingModel) -> Iterator[str]:
         server.should_exit = True
         server.force_exit = True  # Gradio's event streams stay open as long as a page does
         thread.join()
+
+
+@pytest.fixture
+def services(prediction: Prediction, model: ServingModel) -> FakeServices:
+    return FakeServices(prediction, model)
+
+
+@pytest.fixture
+def address(services: FakeServices) -> Iterator[str]:
+    """A page without a key of the promoter."""
+    with served(services) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -138,4 +178,32 @@ def test_the_loop_shows_what_is_there_and_what_is_away(browser: Browser, address
     page.locator("#table-pods", has_text=ENGLISH.nothing_yet).wait_for()
     page.locator("#table-drift .rm-state", has_text=ENGLISH.drift_states["drifted"]).wait_for()
     page.locator("#table-jobs", has_text=re.compile(ENGLISH.away)).wait_for()
+    page.locator("#table-rollout", has_text=ENGLISH.states["converged"]).wait_for()
+    page.locator("#table-gates", has_text="slope 1.1").wait_for()
+    assert page.locator("#approve, #rollback").count() == 0, "a page without a key changes nothing"
     assert unwanted == []
+
+
+def test_a_page_with_a_key_approves_and_goes_back_with_a_reason_and_not_without(
+    browser: Browser, services: FakeServices
+) -> None:
+    with served(services, promoter_api_key="s3cret") as address:
+        page, unwanted = open_page(browser, address, locale="es-ES")
+        page.get_by_role("tab", name=SPANISH.tab_loop).click()
+        page.locator("#table-gates", has_text="slope 1.1").wait_for()
+        page.get_by_role("button", name=SPANISH.rollback).click()
+        page.locator("#said", has_text=SPANISH.why_missing).wait_for()
+        assert services.commands == []
+        page.locator("#why textarea, #why input").first.fill("alertas dobles")
+        page.get_by_role("button", name=SPANISH.rollback).click()
+        page.locator("#said", has_text=SPANISH.command_done).wait_for()
+        page.get_by_role("button", name=SPANISH.approve).click()
+        deadline = time.monotonic() + 10
+        while len(services.commands) < 2 and time.monotonic() < deadline:
+            page.wait_for_timeout(50)
+        reason = b'{"reason":"alertas dobles"}'
+        assert services.commands == [
+            ("/rollback", "s3cret", reason), ("/decisions/4c16/approve", "s3cret", reason)
+        ]  # fmt: skip
+        assert "s3cret" not in page.content()
+        assert unwanted == []
