@@ -239,6 +239,9 @@ def _watch(asked: Promoter) -> None:
                 live.update(rollout_view(found), refresh=True)
     except KeyboardInterrupt:
         return
+    finally:
+        if not _out.is_terminal:  # there, rich ends the last line itself
+            _out.line()
     if found["promotion"]["status"] == "failed":
         raise LocalError(f"epoch {found['promotion']['epoch']} did not reach every pod: {found['promotion']['why']}")
 
