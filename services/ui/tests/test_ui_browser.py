@@ -58,7 +58,7 @@ WHOLE = {
 
 
 class FakeServices:
-    """Inference with a synthetic model, a promoter that notes `commands`, a monitor; the ingestor and the trainer are away."""
+    """Inference with a synthetic model, a promoter that notes `commands`, a monitor; ingestor and trainer are away."""
 
     def __init__(self, prediction: Prediction, model: ServingModel) -> None:
         self.commands: list[tuple[str, str | None, bytes]] = []

@@ -104,6 +104,16 @@ def run_sql(revision_file: str) -> None:
     op.get_bind().exec_driver_sql(text, execution_options={"no_parameters": True})
 
 
+def revision_rows(query: str) -> list[dict[str, Any]]:
+    """What a query finds, for a revision that carries rows over in Python."""
+    return [dict(row) for row in op.get_bind().exec_driver_sql(query).mappings()]
+
+
+def revision_execute(statement: str, parameters: dict[str, Any] | None = None) -> None:
+    """Run one statement of such a revision; parameters as `%(name)s`."""
+    op.get_bind().exec_driver_sql(statement, parameters or {})
+
+
 def _read_chain(folder: Path) -> tuple[ScriptDirectory, dict[str, str]]:
     """The revisions, and the digests of their files by name, oldest first. Raises RuntimeError if they are no chain."""
     names = sorted(file.stem for file in folder.glob("*.sql"))

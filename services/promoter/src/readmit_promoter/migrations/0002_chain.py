@@ -12,9 +12,7 @@ from datetime import UTC
 from typing import Any
 from uuid import uuid4
 
-from alembic import op
-
-from readmit_chassis.migrations import run_sql
+from readmit_chassis.migrations import revision_execute, revision_rows, run_sql
 
 revision = "0002_chain"
 down_revision = "0001_ledger"
@@ -29,10 +27,9 @@ _INSERT = (
 def upgrade() -> None:
     """Run the file of SQL beside this one, and take over what was decided before."""
     run_sql(__file__)
-    connection = op.get_bind()
-    for row in _chained(map(dict, connection.exec_driver_sql(_ALL).mappings())):
-        connection.exec_driver_sql(_INSERT, row)
-    connection.exec_driver_sql("DROP TABLE governance.decisions_unchained")
+    for row in _chained(revision_rows(_ALL)):
+        revision_execute(_INSERT, row)
+    revision_execute("DROP TABLE governance.decisions_unchained")
 
 
 def _chained(decisions: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
