@@ -256,7 +256,7 @@ def rollout(status: str, *, trial: dict[str, Any] | None = None) -> dict[str, An
             ],
             "missing": ["pod-3"], "first_s": 0.4567, "median_s": 0.4567, "last_s": None,
         },
-        "trial": trial, "frozen": True, "candidates_waiting": 2,
+        "trial": trial, "frozen": True, "candidates_waiting": 2, "candidates_unanswered": 3,
     }  # fmt: skip
 
 
@@ -277,7 +277,7 @@ def test_a_rollout_shows_each_pod_the_trial_and_what_waits() -> None:
     for words in (
         "epoch 4, promotion of m v3: converging", "0.46 s", "refused: digest differs", "not said anything", "pod-3",
         "n v9, canary for 10% of the patients", "31 of 200", "answers: 31", "mean risk difference: none yet",
-        "pod pod-7 refuses it: too old", "frozen", "2 candidates wait",
+        "pod pod-7 refuses it: too old", "frozen", "2 candidates wait", "3 candidates wait for a yes or no",
     ):  # fmt: skip
         assert words in shown, words
     assert "0.90 s" not in shown, "a pod that refused does not serve it"

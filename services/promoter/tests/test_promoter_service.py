@@ -382,11 +382,14 @@ async def test_a_person_approves_over_rest(
     async with running(make_app(with_keys, manual, Process(), objects)) as client:
         second, first = (await client.get("/decisions")).json()["decisions"]
         assert [first["outcome"], second["outcome"]] == ["waiting_for_approval"] * 2
+        assert (await client.get("/rollout")).json()["candidates_unanswered"] == 2
         because = {"reason": "looked at it"}
         answer = await client.post(f"/decisions/{second['decision_id']}/refuse", json=because, headers=_as("ada"))
         assert answer.json()["kind"] == "refusal"
+        assert (await client.get("/rollout")).json()["candidates_unanswered"] == 1
         answer = await client.post(f"/decisions/{first['decision_id']}/approve", json=because, headers=_as("ada"))
         assert answer.json() == {"outcome": "promoted"}
+        assert (await client.get("/rollout")).json()["candidates_unanswered"] == 0
         answer = await client.post(f"/decisions/{uuid4()}/approve", json=because, headers=_as("ada"))
         assert answer.json()["type"] == "urn:readmit:problem:unknown_decision"
         second, first = (await client.get("/decisions")).json()["decisions"]
@@ -403,7 +406,8 @@ async def test_without_keys_everybody_reads_and_nobody_changes_anything(
 ) -> None:
     async with running(make_app(settings, quick_policy, Process())) as client:
         assert (await client.get("/rollout")).json() == {
-            "promotion": None, "trial": None, "frozen": False, "candidates_waiting": 0
+            "promotion": None, "trial": None, "frozen": False, "candidates_waiting": 0,
+            "candidates_unanswered": 0,
         }  # fmt: skip
         answer = await client.post("/freeze", json={"reason": "anybody"})
         assert (answer.status_code, "PROMOTER_API_KEYS_FILE" in answer.json()["detail"]) == (401, True)

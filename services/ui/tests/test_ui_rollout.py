@@ -27,7 +27,7 @@ DOCUMENT: dict[str, Any] = {
     },
     "trial": {"stage": "canary", "share": 0.1, "challenger": MODEL, "began_at": AT, "refusing": {}, "why": "w",
               "figures": {"answers": 31, "mean_risk_difference": -0.00123, "mean_score_ms": None}},
-    "frozen": True, "candidates_waiting": 2,
+    "frozen": True, "candidates_waiting": 2, "candidates_unanswered": 3,
 }  # fmt: skip
 DECISION = {
     "decision": {"outcome": "waiting_for_approval", "detail": "<look>"},
@@ -48,7 +48,7 @@ def test_the_rollout_shows_each_pod_with_its_time_and_the_trial_with_its_figures
         "<td>pod-2</td><td>refused</td><td></td><td>&lt;digest&gt;</td>",
         "<td>pod-3</td><td>not heard of yet</td>",
         "on trial</b> LightGBM v3, canary 10%", "answers of both 31, mean difference of risk -0.00123",
-        "Promotions are frozen", "2 candidates wait",
+        "Promotions are frozen", "2 candidates wait", "3 candidates wait for a person",
     ):  # fmt: skip
         assert words in html, words
     assert "last" not in html, "nobody has been the last one yet"

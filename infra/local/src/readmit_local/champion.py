@@ -157,6 +157,8 @@ def rollout_view(found: dict[str, Any]) -> RenderableType:
     if found["frozen"]:
         parts.append(Text("promotions are frozen: `readmit unfreeze` ends it", style="yellow"))
     parts.append(Text(f"{found['candidates_waiting']} candidates wait to be judged"))
+    if unanswered := found["candidates_unanswered"]:
+        parts.append(Text(f"{unanswered} candidates wait for a yes or no: `readmit approve` or `readmit refuse`"))
     return Group(*parts)
 
 

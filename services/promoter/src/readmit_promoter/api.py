@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, Field
 
 from readmit_contracts.events import ArtifactRef, ModelVersion
 from readmit_promoter import governor, handlers, pods, store
@@ -171,7 +171,8 @@ class RolloutAnswer(BaseModel):
     promotion: PromotionProgress | None
     trial: TrialProgress | None
     frozen: bool
-    candidates_waiting: int
+    candidates_waiting: Annotated[int, Field(description="for their judgement")]
+    candidates_unanswered: Annotated[int, Field(description="judged, and waiting for a person's yes or no")]
 
 
 def reading_router(pool: store.Pool, doorkeeper: Doorkeeper, rollout: RolloutPolicy) -> APIRouter:
@@ -247,6 +248,7 @@ def reading_router(pool: store.Pool, doorkeeper: Doorkeeper, rollout: RolloutPol
                 trial=await _trial(connection, rollout),
                 frozen=await store.is_frozen(connection),
                 candidates_waiting=await store.count_waiting(connection),
+                candidates_unanswered=await store.count_unanswered(connection),
             )
 
     return router

@@ -46,6 +46,12 @@ _INSERT = """
 INSERT INTO governance.decisions (sequence, document, previous_sha256, sha256, at)
 VALUES (%(sequence)s, %(document)s, %(previous_sha256)s, %(sha256)s, %(at)s)
 """
+_UNANSWERED = """
+SELECT count(*) AS unanswered FROM governance.decisions AS judged
+WHERE kind = 'judgement' AND document::jsonb #>> '{fact,decision,verdict,outcome}' <> 'rejected'
+    AND sequence > coalesce((SELECT max(sequence) FROM governance.decisions WHERE epoch IS NOT NULL), 0)
+    AND NOT EXISTS (SELECT FROM governance.decisions AS later WHERE later.judgement_id = judged.entry_id)
+"""
 _STANDINGS = """
 SELECT judged.candidate_name AS name, judged.candidate_version AS version, max(crowned.epoch) AS epoch
 FROM governance.decisions AS judged
@@ -164,6 +170,12 @@ async def chain(connection: Connection) -> tuple[int, list[str]]:
     cursor = await connection.execute(f"{_ENTRIES} ORDER BY sequence".encode())
     rows = [(row["document"], row["previous_sha256"], row["sha256"]) async for row in cursor]
     return len(rows), broken_links(rows)
+
+
+async def count_unanswered(connection: Connection) -> int:
+    """How many candidates wait for a person: accepted or held against the present champion, and nothing came of it."""
+    row = await (await connection.execute(_UNANSWERED)).fetchone()
+    return int(row["unanswered"]) if row else 0
 
 
 async def standings(connection: Connection) -> list[tuple[str, str, int | None]]:

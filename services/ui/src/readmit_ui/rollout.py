@@ -73,8 +73,11 @@ def _trial(trial: Mapping[str, Any], texts: Texts) -> str:
 
 def _queue(document: Mapping[str, Any], texts: Texts) -> str:
     frozen = f'<b class="rm-state wait">{escape(texts.frozen)}</b> ' if document.get("frozen") else ""
-    waiting = document.get("candidates_waiting")
-    return f"<p>{frozen}{escape(texts.candidates_waiting.format(count=waiting))}</p>" if frozen or waiting else ""
+    waiting, unanswered = document.get("candidates_waiting"), document.get("candidates_unanswered")
+    told = [texts.candidates_waiting.format(count=waiting)] if frozen or waiting else []
+    if unanswered:
+        told.append(texts.candidates_unanswered.format(count=unanswered))
+    return f"<p>{frozen}{escape(' '.join(told))}</p>" if told else ""
 
 
 def _pods(promotion: Mapping[str, Any], texts: Texts) -> list[list[str]]:

@@ -235,6 +235,7 @@ SPANISH = Texts(
     },
     frozen="Las promociones están congeladas",
     candidates_waiting="{count} candidatos esperan su juicio.",
+    candidates_unanswered="{count} candidatos esperan el sí o el no de una persona.",
     decision="Decisión, criterio por criterio",
     why="Por qué (queda en el registro para siempre)",
     why_missing="Diga por qué, con al menos tres caracteres.",

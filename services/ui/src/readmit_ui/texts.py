@@ -67,6 +67,7 @@ class Texts:
     trial_figures: Mapping[str, str]
     frozen: str
     candidates_waiting: str
+    candidates_unanswered: str
     decision: str
     why: str
     why_missing: str
@@ -241,6 +242,7 @@ ENGLISH = Texts(
     },
     frozen="Promotions are frozen",
     candidates_waiting="{count} candidates wait to be judged.",
+    candidates_unanswered="{count} candidates wait for a person's yes or no.",
     decision="Decision, gate by gate",
     why="Why (it stands in the ledger for good)",
     why_missing="Say why, in at least three characters.",
