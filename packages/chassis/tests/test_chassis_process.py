@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.outages import answer_outages
-from readmit_chassis.process import Process
+from readmit_chassis.process import Process, end_if_cancelled
 from readmit_chassis.s3 import StoreUnavailable
 
 
@@ -34,6 +34,30 @@ async def test_background_work_ends_with_its_block_without_failing_the_process()
     async with process.background(asyncio.Event().wait()):  # type: ignore[arg-type]  its result does not matter
         pass
     assert process.failure is None
+
+
+async def test_a_cancellation_that_got_lost_ends_a_loop_in_its_next_round() -> None:
+    news = asyncio.Event()
+    rounds = 0
+
+    async def loop() -> None:
+        nonlocal rounds
+        while True:
+            # It comes just when what is waited for is there: until Python 3.12, `wait_for` then returns.
+            await asyncio.wait_for(news.wait(), 60)
+            rounds += 1
+            end_if_cancelled()
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(loop())
+    await asyncio.sleep(0.01)
+    news.set()
+    await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    assert task in done
+    assert task.cancelled()
+    assert rounds <= 1
 
 
 def test_readiness_names_what_it_waits_for_and_liveness_does_not_care() -> None:

@@ -33,7 +33,7 @@ from readmit_contracts.events import ModelLoaded, ModelPromoted, ModelRegistered
 from readmit_contracts.examples import EXAMPLES
 from readmit_promoter import governor, handlers, pods, store
 from readmit_promoter.errors import NotAllowed
-from readmit_promoter.governor import crown
+from readmit_promoter.governor import Progress, crown
 from readmit_promoter.ledger import Approval, Crowned, Entry, Freeze, Judgement, Refusal, RolloutStage, Unfreeze
 from readmit_promoter.policy import Policy
 from readmit_promoter.rollout_policy import CanaryStage, ConvergencePolicy, RolloutPolicy, ShadowStage, TrialLimits
@@ -70,7 +70,7 @@ def test_one_champion_and_one_history_whatever_happens(
     cohort: Callable[..., dict[str, Any]],
     objects: MemoryStore,
 ) -> None:
-    candidates = [candidate(cohort(noise, rows=200)) for noise in (8.0, 5.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2)]
+    candidates = [candidate(cohort(noise, rows=400)) for noise in (4.0, 2.5, 1.8, 1.4, 8.0, 1.0, 0.7, 0.5, 0.3, 0.2)]
     # What is judged here is the history, not the models: the gates that make a champion, and few resamples.
     document = quick_policy.document()
     document["bootstrap"] |= {"resamples": 100}
@@ -91,8 +91,8 @@ def test_one_champion_and_one_history_whatever_happens(
             self._sent: list[Any] = []
             self._last_sent = 0
 
-        @initialize(rollout=st.sampled_from(sorted(ROLLOUTS)))
-        def begin(self, rollout: str) -> None:
+        @initialize(rollout=st.sampled_from(sorted(ROLLOUTS)), champions=st.integers(0, 3))
+        def begin(self, rollout: str, champions: int) -> None:
             name = f"machine_{uuid4().hex}"
             with psycopg.connect(template_database, autocommit=True) as connection:
                 connection.execute(f"CREATE DATABASE {name} TEMPLATE template".encode())
@@ -101,12 +101,26 @@ def test_one_champion_and_one_history_whatever_happens(
             )
             self._rollout = ROLLOUTS[rollout]
             self._runner.run(self._open())
+            for _ in range(champions):
+                self.train()
+                self._runner.run(self._make_champion(*self._registered[-1]))
 
         async def _open(self) -> None:
             for _ in range(2):
                 pool = store.make_pool(self._conninfo)
                 await pool.open()
                 self._pools.append(pool)
+
+        async def _make_champion(self, event: ModelRegistered, envelope: Envelope) -> None:
+            pool = self._pools[0]
+            await store.queue(pool, event, envelope)
+            await handlers.judge_next(pool, objects, self._policy())
+            async with store.writing(pool) as connection:
+                judgement = await store.judged(connection, event.model)
+                waits = judgement and (await governor.standing(connection, judgement))[0] is Progress.WAITING
+                if judgement is not None and waits:
+                    await governor.approve(connection, judgement.entry_id, self._rollout, by="ada", reason="fine")
+                await governor.end_trial(connection, passed=True, by="ada", reason="good", cause=None)
 
         def teardown(self) -> None:
             if self._pools:
@@ -169,19 +183,33 @@ def test_one_champion_and_one_history_whatever_happens(
 
         @rule(crash=CRASHES, further=st.booleans())
         def roll_back(self, crash: int | None, further: bool) -> None:
-            async def command(pool: store.Pool) -> None:
-                async with store.writing(pool) as connection:
+            self._do(crash, *(self._command(pool, "roll_back") for pool in self._pools[: 1 + further]))
+
+        @rule(crash=CRASHES, which=st.sampled_from(["freeze", "unfreeze"]))
+        def freeze(self, crash: int | None, which: str) -> None:
+            self._do(crash, *(self._command(pool, which) for pool in self._pools))
+
+        @rule(crash=CRASHES, which=st.sampled_from(["roll_back", "freeze", "unfreeze"]), after=st.integers(0, 30))
+        def judge_while_somebody_commands(self, crash: int | None, which: str, after: int) -> None:
+            """A judgement takes its time; what it rests on may be gone when it is done."""
+            if len(self._registered) < len(candidates):
+                self.train()
+                self._do(None, store.queue(self._pools[0], *self._registered[-1]))
+
+            async def late(pool: store.Pool) -> None:
+                await asyncio.sleep(after * 0.0005)
+                await self._command(pool, which)
+
+            first, second = self._pools
+            self._do(crash, handlers.judge_next(first, objects, self._policy()), late(second))
+
+        async def _command(self, pool: store.Pool, which: str) -> None:
+            async with store.writing(pool) as connection:
+                if which == "roll_back":
                     await governor.roll_back(connection, to=None, by="ada", reason="why not")
-
-            self._do(crash, *(command(pool) for pool in self._pools[: 1 + further]))
-
-        @rule(crash=CRASHES, on=st.booleans())
-        def freeze(self, crash: int | None, on: bool) -> None:
-            async def command(pool: store.Pool) -> None:
-                async with store.writing(pool) as connection:
-                    await (governor.freeze if on else governor.unfreeze)(connection, by="ada", reason="audit")
-
-            self._do(crash, *(command(pool) for pool in self._pools))
+                else:
+                    work = governor.freeze if which == "freeze" else governor.unfreeze
+                    await work(connection, by="ada", reason="audit")
 
         @rule(data=st.data(), crash=CRASHES, yes=st.booleans())
         def answer_for_a_candidate(self, data: st.DataObject, crash: int | None, yes: bool) -> None:

@@ -25,6 +25,7 @@ from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Refused, Transient
 from readmit_chassis.kafka import Publisher
 from readmit_chassis.metrics import OUTBOX_OLDEST_SECONDS, OUTBOX_PARKED, OUTBOX_SENT, OUTBOX_UNSENT
+from readmit_chassis.process import end_if_cancelled
 from readmit_chassis.tracing import span
 
 log = structlog.get_logger()
@@ -151,6 +152,7 @@ class OutboxRelay:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(f"{self._schema}_outbox")))
             try:
                 while True:
+                    end_if_cancelled()
                     if not await self.send_batch(connection):
                         poll_s = _BUSY_POLL_S if self._lanes else _IDLE_POLL_S
                         async for _ in connection.notifies(timeout=poll_s, stop_after=1):

@@ -62,6 +62,17 @@ class Process:
             self.fail(error)
 
 
+def end_if_cancelled() -> None:
+    """Raise CancelledError in a task whose cancellation got lost. For loops, once a round.
+
+    `asyncio.wait_for` of Python 3.11 forgets a cancellation that comes together with what is waited for, and psycopg
+    waits for its answers with it: a loop over queries would then go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def serve(
     app: Any,
     *,

@@ -16,6 +16,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from readmit_chassis.process import end_if_cancelled
 from readmit_contracts.encounter import COLUMNS, POSITIVE_OUTCOME, Group, Kind, schema_sha256
 from readmit_contracts.encounter_sql import Layer, column_type
 from readmit_features.synthetic import FIRST_SYNTHETIC_ID
@@ -281,6 +282,7 @@ class FeedbackWatch:
             await connection.execute("SELECT pg_advisory_lock(hashtext('raw_data.feedback'))")
             await connection.execute("LISTEN raw_data_outcomes")
             while True:
+                end_if_cancelled()
                 began_s = time.monotonic()
                 if not await self._make_if_enough(connection):
                     # Outcomes may come one by one: counting them takes a tenth of the time at most.

@@ -11,6 +11,7 @@ import structlog
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.outbox import enqueue
+from readmit_chassis.process import end_if_cancelled
 from readmit_contracts.events import MODEL_STREAM, BatchReady, DriftDetected, FeatureDrift, PredictionMade
 from readmit_contracts.topics import DRIFT_DETECTED
 from readmit_monitor import metrics, store
@@ -91,6 +92,7 @@ async def keep_judging(pool: store.Pool, policy: Policy, *, due: asyncio.Event, 
         except Transient as error:
             log.warning("evaluation_waits", error=str(error), retry_in_s=_RETRY_S)
             wait_s = _RETRY_S
+        end_if_cancelled()
         try:
             await asyncio.wait_for(due.wait(), wait_s)
         except TimeoutError:

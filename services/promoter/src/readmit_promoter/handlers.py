@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,7 @@ import structlog
 from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.inbox import first_time
+from readmit_chassis.process import end_if_cancelled
 from readmit_chassis.s3 import ObjectMissing, ObjectStore
 from readmit_contracts.events import ArtifactRef, DriftDetected, ModelRegistered, PredictionMade
 from readmit_promoter import governor, metrics, pods, store
@@ -319,10 +321,8 @@ async def keep_reconciled(pool: Pool, registry: MlflowRegistry, *, decided: asyn
         else:
             metrics.REGISTRY_LAGS.set(0)
             wait_s, pause_s = interval_s, 1.0
-        try:
-            await asyncio.wait_for(decided.wait(), wait_s)
-        except TimeoutError:
-            continue
+        end_if_cancelled()
+        await _first_of(decided, wait_s)
 
 
 async def repeat(
@@ -338,13 +338,18 @@ async def repeat(
         wait_s = interval_s
         try:
             while await work() is not None:
-                pass
+                end_if_cancelled()
         except Transient as error:
             log.warning("waits", work=name, error=str(error), retry_in_s=pause_s)
             wait_s, pause_s = pause_s, min(pause_s * 2, _LONGEST_PAUSE_S)
         else:
             pause_s = 0.2
-        try:
-            await asyncio.wait_for(news.wait(), wait_s)
-        except TimeoutError:
-            continue
+        end_if_cancelled()
+        await _first_of(news, wait_s)
+
+
+async def _first_of(news: asyncio.Event, wait_s: float) -> None:
+    """Wait for news, but not longer. Not `asyncio.wait_for`, which forgets a cancellation that comes with the news."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            await news.wait()

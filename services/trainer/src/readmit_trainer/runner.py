@@ -12,6 +12,7 @@ from typing import Protocol
 import psycopg
 import structlog
 
+from readmit_chassis.process import end_if_cancelled
 from readmit_trainer import metrics
 from readmit_trainer.domain import FINAL, MAX_ATTEMPTS, FitDone, FitFailed, FitTask, Progress, retry_pause_s
 from readmit_trainer.errors import AttemptFailed
@@ -148,6 +149,7 @@ class Runner:
         return "lease_lost"
 
     async def _rest(self) -> None:
+        end_if_cancelled()
         try:
             await asyncio.wait_for(self._news.wait(), self._idle_poll_s)
         except TimeoutError:
