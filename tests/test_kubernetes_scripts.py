@@ -19,7 +19,7 @@ SCRIPTS = sorted(FOLDER.glob("*.sh"))
 #: Writes its arguments to $FOLDER/calls and its input to $FOLDER/input-N; answers as a cluster on which Readmit runs.
 KUBECTL = """#!/bin/bash
 calls=$FOLDER/calls
-echo "$*" >>"$calls"
+(flock 9; echo "$*" >&9) 9>>"$calls"  # a long line is several writes, and another call may come between
 case "$*" in
     kustomize*) printf 'kind: Deployment\\nspec:\\n  - image: readmit/ui:0.1.0\\n    imagePullPolicy: Never\\n' ;;
     *"apply"*) cat >"$FOLDER/input-$(wc -l <"$calls")" ;;
