@@ -3,7 +3,7 @@
 Candidates of 15,000 validation rows, each better than the one before beyond noise, come as the trainer registers them.
 Measured: until the decision stands in the ledger, with the judgement's own work and without it; until the last of
 four pods serves it; and the same for a rollback over REST, while clients ask the pods at 80 % of what they can do.
-`python benchmarks/serving_reload.py --only pods` has the peers: an alias that is polled, and a rolling restart.
+In the same run, what peers do: an alias that each pod polls every 5 s, and a restart of one pod after the other.
 
     python benchmarks/promotion.py [--bundle DIR DIR] [--python PYTHON] [--decisions 15] [--promotions 15]
 
@@ -33,6 +33,7 @@ import yaml
 from psycopg.conninfo import conninfo_to_dict
 from serving_load import cores
 from serving_parts import Bench, Parts, Pod, bench_options
+from serving_reload import polls, rolling_restart
 
 from readmit_bundle import load_model, write_bundle
 from readmit_chassis.envelope import new_envelope
@@ -258,11 +259,21 @@ def measure_pods(governor: Governor, bench: Bench, pods: list[Pod], promotions: 
     )
 
 
+def measure_peers(bench: Bench, pods: list[Pod], rounds: int) -> Iterator[str]:
+    """The same for pods that look by themselves, and for pods that are restarted; nobody asks them meanwhile."""
+    polled, restarts = list(polls(bench, rounds)), list(rolling_restart(bench, pods))
+    yield (
+        f"\nWithout load: an alias polled every 5 s {np.percentile(polled, 50):.1f} s (p95 "
+        f"{np.percentile(polled, 95):.1f}, {len(polled)} times); a rolling restart {sum(restarts):.1f} s."
+    )
+
+
 def main() -> None:
     """Print both tables."""
     parser = bench_options(__doc__)
     parser.add_argument("--decisions", type=int, default=15, help="without load")
     parser.add_argument("--promotions", type=int, default=15, help="under load, and as many rollbacks")
+    parser.add_argument("--polled", type=int, default=5, help="promotions that are polled for")
     options: argparse.Namespace = parser.parse_args()
     if options.decisions + options.promotions > _PARTS - _SEEN_BY_THE_FIRST:
         parser.error(f"at most {_PARTS - _SEEN_BY_THE_FIRST} candidates can each be better than the one before")
@@ -278,7 +289,7 @@ def main() -> None:
             pod.until("/readyz")
         for line in (
             *measure_decisions(governor, options.decisions), "",
-            *measure_pods(governor, bench, pods, options.promotions),
+            *measure_pods(governor, bench, pods, options.promotions), *measure_peers(bench, pods, options.polled),
         ):  # fmt: skip
             print(line, flush=True)
 
