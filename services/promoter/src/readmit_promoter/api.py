@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -188,7 +188,9 @@ def reading_router(pool: store.Pool, doorkeeper: Doorkeeper, rollout: RolloutPol
         """What was decided about candidates, newest first."""
         async with store.transaction(pool) as connection:
             found = await store.entries(connection, (Judgement.KIND,), limit)
-            return Decisions(decisions=[await decision_view(connection, entry) for entry in found])
+            later = await store.following(connection, [entry.entry_id for entry in found])
+            present = await store.champion(connection)
+        return Decisions(decisions=[decision_view(entry, later[entry.entry_id], present) for entry in found])
 
     @router.get("/decisions/{decision_id}", summary="One judgement, whole")
     async def show_decision(decision_id: UUID) -> WholeDecision:
@@ -197,12 +199,13 @@ def reading_router(pool: store.Pool, doorkeeper: Doorkeeper, rollout: RolloutPol
             entry = await store.entry(connection, decision_id)
             if entry is None or not isinstance(entry.fact, Judgement):
                 raise NotFound(f"There is no decision {decision_id}. `GET /decisions` lists them.")
-            followed = await store.following(connection, decision_id)
-            return WholeDecision(
-                decision=await decision_view(connection, entry),
-                judgement=entry_view(entry),
-                followed_by=[entry_view(each) for each in followed],
-            )
+            later = (await store.following(connection, [decision_id]))[decision_id]
+            present = await store.champion(connection)
+        return WholeDecision(
+            decision=decision_view(entry, later, present),
+            judgement=entry_view(entry),
+            followed_by=[entry_view(each) for each in later],
+        )
 
     @router.get("/ledger", summary="Entries of the ledger")
     async def list_entries(
@@ -269,11 +272,11 @@ def entry_view(entry: Entry) -> EntryView:
     )
 
 
-async def decision_view(connection: store.Connection, entry: Entry) -> DecisionView:
-    """A judgement and where its candidate stands now."""
+def decision_view(entry: Entry, later: Sequence[Entry], present: Entry | None) -> DecisionView:
+    """A judgement and where its candidate stands, from what came of it and the present champion."""
     fact = governor.of(entry)
     candidate, verdict = fact.candidate, fact.verdict
-    outcome, epoch = await governor.standing(connection, entry)
+    outcome, epoch = governor.stands(entry, later, present)
     return DecisionView(
         decision_id=entry.entry_id,
         candidate=candidate.model,

@@ -5,7 +5,7 @@ All of it happens inside the transaction that the caller holds the ledger's lock
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -302,18 +302,25 @@ async def request_training(connection: Connection, request_id: UUID, *, reason: 
 
 async def standing(connection: Connection, judgement: Entry) -> tuple[Progress, int | None]:
     """Where a judged candidate stands, and the epoch in which it became champion first."""
+    later = await store.following(connection, [judgement.entry_id])
+    return stands(judgement, later[judgement.entry_id], await store.champion(connection))
+
+
+def stands(judgement: Entry, later: Sequence[Entry], champion: Entry | None) -> tuple[Progress, int | None]:
+    """The same from what came of it, oldest first, and the present champion."""
     fact = of(judgement)
     if fact.verdict["outcome"] == Outcome.REJECTED:
         return Progress.REJECTED, None
     progress = Progress.WAITING
-    for later in await store.following(connection, judgement.entry_id):
-        if isinstance(later.fact, Crowned):
-            return Progress.PROMOTED, later.fact.epoch
-        if isinstance(later.fact, Refusal):
+    for entry in later:
+        if isinstance(entry.fact, Crowned):
+            return Progress.PROMOTED, entry.fact.epoch
+        if isinstance(entry.fact, Refusal):
             return Progress.REFUSED, None
-        if isinstance(later.fact, RolloutStage):
-            progress = Progress.TRIAL_FAILED if later.fact.stage == "ended" else Progress.ON_TRIAL
-    if progress is Progress.WAITING and await _is_stale(connection, fact):
+        if isinstance(entry.fact, RolloutStage):
+            progress = Progress.TRIAL_FAILED if entry.fact.stage == "ended" else Progress.ON_TRIAL
+    judged_at_epoch = fact.champion.epoch if fact.champion else None
+    if progress is Progress.WAITING and judged_at_epoch != (crown(champion).epoch if champion else None):
         return Progress.SUPERSEDED, None
     return progress, None
 
@@ -399,12 +406,6 @@ async def _waiting(connection: Connection, judgement_id: UUID) -> Entry:
     if progress is not Progress.WAITING:
         raise NotAllowed("not_waiting", f"This candidate does not wait for an approval: it is {progress}.")
     return judgement
-
-
-async def _is_stale(connection: Connection, fact: Judgement) -> bool:
-    present = await store.champion(connection)
-    judged_at_epoch = fact.champion.epoch if fact.champion else None
-    return (crown(present).epoch if present else None) != judged_at_epoch
 
 
 async def _next_revision(connection: Connection) -> int:

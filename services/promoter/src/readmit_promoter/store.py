@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -147,10 +147,16 @@ async def judged(connection: Connection, model: ModelVersion) -> Entry | None:
     return await _one(connection, query, model.name, model.version)
 
 
-async def following(connection: Connection, judgement_id: UUID) -> list[Entry]:
-    """What came of an accepted candidate, oldest first."""
-    cursor = await connection.execute(f"{_ENTRIES} WHERE judgement_id = %s ORDER BY sequence".encode(), (judgement_id,))
-    return [_entry(row) async for row in cursor]
+async def following(connection: Connection, judgement_ids: Sequence[UUID]) -> dict[UUID, list[Entry]]:
+    """What came of candidates, by their judgement, oldest first; one question for all of them."""
+    query = (
+        "SELECT judgement_id, document, previous_sha256, sha256 FROM governance.decisions"
+        " WHERE judgement_id = ANY(%s) ORDER BY sequence"
+    )
+    found: dict[UUID, list[Entry]] = {judgement_id: [] for judgement_id in judgement_ids}
+    async for row in await connection.execute(query, (list(judgement_ids),)):
+        found[row["judgement_id"]].append(_entry(row))
+    return found
 
 
 async def is_frozen(connection: Connection) -> bool:
