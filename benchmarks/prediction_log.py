@@ -4,7 +4,7 @@ Two pods, alike but for the log, one uvicorn process each, loaded in turns by th
 encounters, while a broker takes the events. Only the ratios mean anything, because the machine's own speed cancels out;
 the processor time is the steadiest of them, where other programs run beside.
 
-    python benchmarks/prediction_log.py [--rounds 9] [--seconds 4] [--connections 32] [--trees 200]
+    python benchmarks/prediction_log.py [--rounds 9] [--seconds 4] [--connections 32] [--trees 200 | --bundle DIR]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_load import encounters_script, load, load_options, server
+from serving_load import encounters_script, load, load_options, server, the_bundle
 
 from readmit_bundle import read_bundle
 from readmit_chassis.kafka import create_topics
@@ -28,7 +28,7 @@ from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.testing import embedded_kafka, free_port
 from readmit_contracts.topics import TOPICS
 from readmit_inference.cache import BundleCache
-from readmit_inference.testing import promote, tiny_bundle
+from readmit_inference.testing import promote
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="readmit-log-")))
         script = encounters_script(folder, options.source)
         store = MemoryStore()
-        promotion = promote(store, tiny_bundle(1, family="lightgbm", trees=options.trees), epoch=1)
+        promotion = promote(store, the_bundle(options), epoch=1)
         for name in results:
             BundleCache(folder / name).write(promotion, read_bundle(store.get, promotion.bundle))
         kafka = stack.enter_context(embedded_kafka())

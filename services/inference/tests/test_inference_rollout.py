@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -22,6 +22,7 @@ from readmit_contracts.encounter import example_encounter
 from readmit_contracts.events import PredictionMade
 from readmit_contracts.prediction import Prediction
 from readmit_features.cleaning import clean_encounter
+from readmit_inference.batch_publisher import Parcel
 from readmit_inference.clinical.example import example_bundle, example_call
 from readmit_inference.domain import prepare
 from readmit_inference.prediction_event import Logged, Record, encoder
@@ -29,6 +30,8 @@ from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
 from readmit_inference.testing import ROLLOUT_ID, Service, promote, rollout, running, tiny_bundle, until
 from readmit_inference.trial import Trial, answer, position
+
+from .remembered import Remembered, records_in
 
 CHAMPION, CHALLENGER, THIRD = tiny_bundle(1), tiny_bundle(2, family="lightgbm"), tiny_bundle(3, family="lightgbm")
 RISKS = {
@@ -181,11 +184,12 @@ class TestLogged:
 
     @asynccontextmanager
     async def log(self, records: list[Record], gate: asyncio.Event, capacity: int) -> AsyncIterator[PredictionLog]:
-        async def publish(leaving: AsyncIterator[Record]) -> None:
+        async def publish(leaving: Sequence[Parcel]) -> None:
             await gate.wait()
-            records.extend([record async for record in leaving])
+            records.extend(records_in(leaving))
 
-        log = PredictionLog(encoder("pod-1", "source", None), publish, capacity=capacity)
+        encode = encoder("pod-1", "source", None)
+        log = PredictionLog(encode, publish, capacity=capacity, new_parcel=Remembered)
         task = asyncio.create_task(log.run())
         try:
             yield log
@@ -272,12 +276,18 @@ class TestLogged:
         answered = answer(serving, trial("shadow"), of_patient(7))
         attempts: list[list[Record]] = []
 
-        async def publish(leaving: AsyncIterator[Record]) -> None:
-            attempts.append([record async for record in leaving])
+        async def publish(leaving: Sequence[Parcel]) -> None:
+            attempts.append(records_in(leaving))
             if len(attempts) < 3:
                 raise Transient("away")
 
-        log = PredictionLog(encoder("pod-1", "source", None), publish, capacity=10, pauses=lambda: iter([0.001] * 9))
+        log = PredictionLog(
+            encoder("pod-1", "source", None),
+            publish,
+            capacity=10,
+            pauses=lambda: iter([0.001] * 9),
+            new_parcel=Remembered,
+        )
         task = asyncio.create_task(log.run())
         before = count("shadow_difference_count")
         log.add(answered, 0.001)

@@ -25,14 +25,12 @@ _VALIDATION, _TEST = _first_at(0.70), _first_at(0.85)
 
 
 def split_of(patient_nbr: int) -> Split:
-    """70 % of patients train, 15 % validate, 15 % test, by a hash of the patient's identifier."""
-    return splits_of((patient_nbr,))[0]
+    """70 % of patients train, 15 % validate, 15 % test, by a hash of the patient's identifier: half a microsecond."""
+    # Its first eight bytes as a number are the patient's share of 2**64.
+    digest = sha256(b"%b%d" % (_SALT, patient_nbr)).digest()
+    return "train" if digest < _VALIDATION else "validation" if digest < _TEST else "test"
 
 
 def splits_of(patient_nbrs: Iterable[int]) -> list[Split]:
-    """`split_of` for many, half a microsecond each."""
-    # A digest is compared as bytes: its first eight as a number are the patient's share of 2**64.
-    digests = [sha256(b"%b%d" % (_SALT, patient)).digest() for patient in patient_nbrs]
-    return [
-        "train" if digest < _VALIDATION else "validation" if digest < _TEST else "test" for digest in digests
-    ]  # fmt: skip
+    """`split_of` for many."""
+    return [split_of(patient) for patient in patient_nbrs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 
@@ -77,10 +77,10 @@ class Announcer:
                     self._tried.set()
 
 
-async def said_once(loaded: ModelLoaded, source: str) -> AsyncIterator[Record]:
-    """The announcement as the one record of a delivery."""
+def announcement(loaded: ModelLoaded, source: str) -> Record:
+    """The announcement as a record."""
     headers = new_envelope(ModelLoaded.EVENT_TYPE, source=source, subject=loaded.pod_id).headers()
-    yield Record(
+    return Record(
         loaded.pod_id.encode(),
         loaded.model_dump_json().encode(),
         [(name, value.encode()) for name, value in headers.items()],

@@ -22,10 +22,10 @@ from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MA
 from readmit_inference import problems
 from readmit_inference.access.document import describe_access
 from readmit_inference.access.entrance import Entrance, Issuer
-from readmit_inference.announcer import Announcer, said_once
+from readmit_inference.announcer import Announcer, announcement
 from readmit_inference.batch.description import describe_batch
 from readmit_inference.batch.endpoint import BatchEndpoint
-from readmit_inference.batch_publisher import BatchPublisher
+from readmit_inference.batch_publisher import BatchPublisher, Parcel
 from readmit_inference.cache import BundleCache
 from readmit_inference.challenger import Challenger
 from readmit_inference.champion import LOADED, Champion
@@ -69,7 +69,7 @@ def make_app(
     speaker = BatchPublisher(settings.kafka, SOURCE, MODEL_LOADED.name)
 
     async def say_loaded(loaded: ModelLoaded) -> None:
-        await speaker.publish(said_once(loaded, SOURCE))
+        await speaker.publish([Parcel(announcement(loaded, SOURCE))])
 
     announcer = Announcer(say_loaded)
     loader = Loader(get, BundleCache(settings.cache_dir), tidy)

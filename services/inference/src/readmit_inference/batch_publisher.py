@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -16,15 +16,32 @@ from readmit_chassis.settings import KafkaSettings
 from readmit_inference.prediction_event import Record
 
 #: Brokers take a megabyte by default.
-_BATCH_BYTES = 512 * 1024
+_BATCH_BYTES = 128 * 1024
 _TIMEOUT_MS = 3_000
+
+
+class Parcel:
+    """Records packed as they travel: a batch of one partition, which can be sent again as it is."""
+
+    def __init__(self, *records: Record) -> None:
+        self.batch = BatchBuilder(_BATCH_BYTES, 0)
+        for record in records:
+            self.add(record)
+
+    def __len__(self) -> int:
+        return int(self.batch.record_count())
+
+    def add(self, record: Record) -> bool:
+        """Pack one more; False, and nothing is packed, when there is no room for it."""
+        packed = self.batch.append(timestamp=record.at_ms, key=record.key, value=record.value, headers=record.headers)
+        return packed is not None
 
 
 class BatchPublisher:
     """A producer of its own, connected when first needed and again after each failure.
 
-    The records of a batch go to one partition, any: nothing may rely on their order. A batch whose answer was lost is
-    sent again, so consumers deduplicate by event id.
+    A parcel goes to one partition, any: nothing may rely on the order of records. One whose answer was lost is sent
+    again, so consumers deduplicate by event id.
     """
 
     def __init__(self, settings: KafkaSettings, client_id: str, topic: str) -> None:
@@ -33,16 +50,16 @@ class BatchPublisher:
         self._topic = topic
         self._producer: AIOKafkaProducer | None = None
 
-    async def publish(self, records: AsyncIterator[Record]) -> None:
+    async def publish(self, parcels: Sequence[Parcel]) -> None:
         """Deliver the records. Raises `Transient`; some may have been delivered then."""
         try:
             producer = await self._connected()
             partitions = sorted(await producer.partitions_for(self._topic))
             turn = random.randrange(len(partitions))  # noqa: S311  spreading, not secrecy
             underway = []
-            async for batch in _batches(producer, records):
+            for parcel in parcels:
                 turn = (turn + 1) % len(partitions)
-                delivery = await producer.send_batch(batch, self._topic, partition=partitions[turn])
+                delivery = await producer.send_batch(parcel.batch, self._topic, partition=partitions[turn])
                 delivery.add_done_callback(_looked_at)
                 underway.append(delivery)
             await asyncio.gather(*underway)
@@ -75,13 +92,3 @@ def _looked_at(delivery: asyncio.Future[Any]) -> None:
     """When one batch fails, nobody waits for the others; asyncio would complain of theirs."""
     if not delivery.cancelled():
         delivery.exception()
-
-
-async def _batches(producer: AIOKafkaProducer, records: AsyncIterator[Record]) -> AsyncIterator[BatchBuilder]:
-    """As few as hold the records, none too large for a broker. A record is far smaller than a batch."""
-    batch = producer.create_batch()
-    async for record in records:
-        while not batch.append(timestamp=record.at_ms, key=record.key, value=record.value, headers=record.headers):
-            yield batch
-            batch = producer.create_batch()
-    yield batch

@@ -51,23 +51,22 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
     patient_key = pseudonyms(pseudonym_key.get_secret_value().encode()) if pseudonym_key else _nobody
     envelope = new_envelope(PredictionMade.EVENT_TYPE, source=source, subject="").headers()
     always = [(name, envelope[name].encode()) for name in envelope if name not in _OWN_HEADERS]
+    described: Serving | None = None
+    beginning = b""
 
     def encode(logged: Logged) -> Record:
+        nonlocal described, beginning
         prediction = logged.answered
         values, serving = prediction.values, prediction.serving
-        name, at = str(prediction.prediction_id), _utc(logged.at_s)
+        if serving is not described:
+            described, beginning = serving, _beginning(pod_id, serving)
+        name, at = prediction.prediction_id, _utc(logged.at_s)
         features = dict(values)
         for identifier in _IDENTIFIERS:
             features.pop(identifier, None)
         event = {
             "prediction_id": name,
-            "pod_id": pod_id,
-            "model": _version(serving),
-            "sha256": serving.named.sha256,
-            "epoch": serving.named.epoch,
-            "synthetic": serving.named.synthetic,
             "risk": prediction.risk,
-            "threshold": serving.model.threshold,
             "readmitted_within_30_days": prediction.readmitted_within_30_days,
             "latency_ms": logged.latency_s * 1000,
             "patient_key": patient_key(values.get("patient_nbr")),
@@ -87,9 +86,22 @@ def encoder(pod_id: str, source: str, pseudonym_key: SecretStr | None) -> Callab
             ("ce_subject", key),
             ("traceparent", f"00-{digits}-{digits[16:]}-01".encode()),
         ]
-        return Record(key, orjson.dumps(event), headers, int(logged.at_s * 1000))
+        return Record(key, beginning + orjson.dumps(event)[1:], headers, int(logged.at_s * 1000))
 
     return encode
+
+
+def _beginning(pod_id: str, serving: Serving) -> bytes:
+    """What events say of the pod and the model, up to the comma: the same in all, so that it is written once."""
+    same = {
+        "pod_id": pod_id,
+        "model": _version(serving),
+        "sha256": serving.named.sha256,
+        "epoch": serving.named.epoch,
+        "synthetic": serving.named.synthetic,
+        "threshold": serving.model.threshold,
+    }
+    return orjson.dumps(same)[:-1] + b","
 
 
 def _version(serving: Serving) -> dict[str, str]:

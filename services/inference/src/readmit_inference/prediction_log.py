@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import structlog
 
 from readmit_chassis.failures import Transient
 from readmit_inference import metrics
+from readmit_inference.batch_publisher import Parcel
 from readmit_inference.comparison import TimeShare, compare
 from readmit_inference.domain import Answered
 from readmit_inference.patience import patience
@@ -18,22 +19,23 @@ from readmit_inference.prediction_event import Logged, Record
 
 log = structlog.get_logger()
 
-#: Delivers the records. Raises `Transient`; some may have been delivered then, and all are sent again.
-Publish = Callable[[AsyncIterator[Record]], Awaitable[None]]
+#: Delivers parcels. Raises `Transient`; some may have been delivered then, and all are sent again.
+Publish = Callable[[Sequence[Parcel]], Awaitable[None]]
 
 _FULL = metrics.PREDICTION_LOG_DROPPED.labels("full")
 _SHUTDOWN = metrics.PREDICTION_LOG_DROPPED.labels("shutdown")
 _SKIPPED = metrics.SHADOW_SKIPPED
 #: How long answers gather before they leave: a delivery costs about the same for one as for hundreds.
-_LINGER_S = 0.05
+_LINGER_S = 0.02
 #: Answers in one delivery, at most.
 _DELIVERY = 2048
+#: Answers encoded before requests get their turn again, some 0.7 ms, and as soon as so many wait. Fewer at a time cost
+#: more each, since what encodes has to come back into the processor's caches; more would have left them by then.
+_SLICE = 64
+#: Of what a full log keeps, the share that it loses at a time: what is packed already can only be lost together.
+_PARCELS = 16
 #: How long a row of a batch waits for room: longer than a delivery takes to fail.
 _ROOM_S = 5.0
-#: Answers encoded before requests get their turn again (some 0.4 ms), and so many for each that was given in the last
-#: turn: slices of one size would fall behind. What waits does not say how many, since requests would then wait longest
-#: when the pod has fallen behind.
-_SLICE, _FOR_EACH = 32, 1.5
 #: What asking the other model takes of a slice: as much as encoding so many answers.
 _COMPARED = 4
 #: Of the time, what asking the other model may take; of a second's share, what was not needed is saved up.
@@ -53,35 +55,40 @@ class PredictionLog:
         *,
         capacity: int,
         pauses: Callable[[], Iterator[float]] = patience,
+        new_parcel: Callable[[], Parcel] = Parcel,
     ) -> None:
         self._encode = encode
+        self._new_parcel = new_parcel
         self._publish = publish
         self._capacity = capacity
+        self._parcel_answers = max(1, min(_DELIVERY, capacity // _PARCELS))
         self._pauses = pauses
         self._waiting: deque[Logged] = deque()
-        self._leaving: list[Logged] = []
+        self._packed: deque[Parcel] = deque()
+        self._packed_answers = 0
+        self._leaving: list[Parcel] = []
         self._news = asyncio.Event()
+        self._slice_waits = asyncio.Event()
         self._tried = asyncio.Event()
         self._away = False
-        self._added = 0
         self._asking = TimeShare(_ASKING_SHARE, _ASKING_SAVED_S)
         metrics.PREDICTION_LOG_BUFFERED.set_function(self.__len__)
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._leaving)
+        return len(self._waiting) + self._packed_answers + sum(map(len, self._leaving))
 
     @property
     def _is_full(self) -> bool:
-        return len(self._waiting) >= self._capacity
+        return len(self._waiting) + self._packed_answers >= self._capacity
 
     def add(self, answered: Answered, latency_s: float) -> None:
         """Keep an answer that was just given; returns at once."""
         if self._is_full:
-            self._waiting.popleft()
-            _FULL.inc()
+            self._lose_oldest()
         self._waiting.append(Logged(answered, latency_s, time.time()))
-        self._added += 1
         self._news.set()
+        if len(self._waiting) >= _SLICE:
+            self._slice_waits.set()
 
     async def room(self) -> None:
         """Wait until an answer can be added and none is lost for it; not at all for a Kafka that is away."""
@@ -92,11 +99,9 @@ class PredictionLog:
     async def run(self) -> None:
         """Carry answers to Kafka until cancelled; what is still here then is counted as lost."""
         try:
-            while True:
-                await self._news.wait()
-                self._news.clear()
-                await asyncio.sleep(_LINGER_S)
-                await self._drain()
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._keep_packing())
+                both.create_task(self._keep_delivering())
         finally:
             # A batch that is cut off on its way may have arrived: the count is an upper bound.
             _SHUTDOWN.inc(len(self))
@@ -111,38 +116,82 @@ class PredictionLog:
         except TimeoutError:
             log.warning("prediction_log_not_drained", events=len(self))
 
-    async def _drain(self) -> None:
-        pauses = self._pauses()
-        while len(self):
-            if not self._leaving:
-                self._leaving = [self._waiting.popleft() for _ in range(min(len(self._waiting), _DELIVERY))]
+    async def _keep_packing(self) -> None:
+        while True:
+            await self._slice_waits.wait()
+            self._slice_waits.clear()
+            while len(self._waiting) >= _SLICE:
+                self._pack_slice()
+                await asyncio.sleep(0)
+
+    async def _keep_delivering(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await asyncio.sleep(_LINGER_S)
+            if len(self._waiting) < _SLICE:
+                self._pack_slice()
+            # What is left, or packed from here on, waits for the next time: many small deliveries cost more, and in a
+            # busy pod something is always left.
+            if self._waiting:
+                self._news.set()
+            due = self._packed_answers
+            while due > 0 and self._packed:
+                due -= self._take()
+                await self._deliver()
+
+    def _take(self) -> int:
+        """Set aside the oldest parcels, as many as are delivered at once; how many answers they are."""
+        taken = 0
+        while self._packed and (not taken or taken + len(self._packed[0]) <= _DELIVERY):
+            parcel = self._packed.popleft()
+            self._leaving.append(parcel)
+            taken += len(parcel)
+        self._packed_answers -= taken
+        return taken
+
+    async def _deliver(self) -> None:
+        for pause_s in self._pauses():
             try:
-                await self._publish(self._encoded())
+                await self._publish(self._leaving)
             except Transient as away:
                 self._away = True
                 self._tried.set()
-                pause_s = next(pauses)
                 log.warning("prediction_log_waits", events=len(self), error=str(away), retry_in_s=pause_s)
                 await asyncio.sleep(pause_s)
             else:
-                metrics.PREDICTION_LOG_PUBLISHED.inc(len(self._leaving))
+                metrics.PREDICTION_LOG_PUBLISHED.inc(sum(map(len, self._leaving)))
                 self._leaving = []
                 self._away = False
                 self._tried.set()
-                pauses = self._pauses()
+                return
 
-    async def _encoded(self) -> AsyncIterator[Record]:
-        """What leaves, encoded one by one as it is packed, so that warm memory is used again."""
-        left, due, added = 0, 0, self._added
-        for at, logged in enumerate(self._leaving):
-            if left <= 0 and due <= 0:
-                await asyncio.sleep(0)
-                left, due, added = _SLICE, int((self._added - added) * _FOR_EACH), self._added
-            left, due = left - 1, due - 1
-            if logged.answered.beside is not None and logged.other is None:
-                self._leaving[at] = logged = self._compared(logged)  # noqa: PLW2901  kept, should it be sent again
+    def _pack_slice(self) -> None:
+        left = _SLICE
+        while left > 0 and self._waiting:
+            logged = self._waiting.popleft()
+            if logged.answered.beside is not None:
+                logged = self._compared(logged)
                 left -= 0 if logged.other is None else _COMPARED
-            yield self._encode(logged)
+            self._pack(self._encode(logged))
+            left -= 1
+
+    def _pack(self, record: Record) -> None:
+        is_open = bool(self._packed) and len(self._packed[-1]) < self._parcel_answers
+        if not is_open or not self._packed[-1].add(record):
+            parcel = self._new_parcel()
+            parcel.add(record)
+            self._packed.append(parcel)
+        self._packed_answers += 1
+
+    def _lose_oldest(self) -> None:
+        if self._packed:
+            lost = len(self._packed.popleft())
+            self._packed_answers -= lost
+        else:
+            self._waiting.popleft()
+            lost = 1
+        _FULL.inc(lost)
 
     def _compared(self, logged: Logged) -> Logged:
         """With what the other model says. A log or a pod that has much to do goes without that first."""

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
-from uuid import UUID
 
 from readmit_contracts.prediction import FieldWarning
 from readmit_features.columns import ColumnEncoder, Layout
@@ -26,7 +25,7 @@ class RowAnswer(NamedTuple):
     readmitted_within_30_days: bool
     used_history: bool
     warnings: list[FieldWarning]
-    prediction_id: UUID | None
+    prediction_id: str | None
 
 
 class RowRefusal(NamedTuple):

@@ -101,7 +101,7 @@ def card(answered: Answered, warnings: list[FieldWarning], texts: Texts) -> dict
     detail.append(f"**{texts.not_clinical}**")
     detail.append(texts.answered_by.format(name=named.name, version=named.version))
     return {
-        "uuid": str(answered.prediction_id),
+        "uuid": answered.prediction_id,
         "summary": texts.summary.format(risk=texts.percent(answered.risk), threshold=threshold),
         "detail": "\n\n".join(detail),
         "indicator": "warning" if answered.readmitted_within_30_days else "info",

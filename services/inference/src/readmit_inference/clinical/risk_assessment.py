@@ -66,7 +66,7 @@ def risk_assessment(mapped: Mapped, answered: Answered, warnings: list[FieldWarn
     verdict = texts.above if answered.readmitted_within_30_days else texts.below
     resource: dict[str, Any] = {
         "resourceType": "RiskAssessment",
-        "id": str(answered.prediction_id),
+        "id": answered.prediction_id,
         "language": texts.language,
         "contained": [
             {
