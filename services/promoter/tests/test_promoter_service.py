@@ -22,23 +22,25 @@ from prometheus_client import REGISTRY
 from psycopg.conninfo import conninfo_to_dict
 
 from readmit_chassis.envelope import new_envelope
-from readmit_chassis.failures import Transient
-from readmit_chassis.kafka import create_topics, make_broker, publish
+from readmit_chassis.failures import BadMessage, Transient
+from readmit_chassis.kafka import create_topics, make_broker, publish, publisher
 from readmit_chassis.outages import answer_outages
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.settings import load_settings
 from readmit_chassis.testing import embedded_kafka, free_port
-from readmit_contracts.events import Event, ModelLoaded, ModelPromoted, ModelRegistered
+from readmit_contracts.events import Event, ModelLoaded, ModelPromoted, ModelRegistered, ModelRejected
 from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import (
     DRIFT_DETECTED,
     MODEL_LOADED,
     MODEL_PROMOTED,
     MODEL_REGISTERED,
+    MODEL_REJECTED,
     PREDICTION_MADE,
 )
-from readmit_promoter import pods, store
+from readmit_promoter import candidates, pods, store
+from readmit_promoter.announcement import Announcement
 from readmit_promoter.app import make_app
 from readmit_promoter.governor import Progress
 from readmit_promoter.handlers import judge_next, keep_reconciled, observe
@@ -151,6 +153,106 @@ async def test_from_registered_to_promoted_to_loaded_over_kafka(
             assert process.failure is None
         finally:
             await outside.stop()
+
+
+#: What stands in the place of a figure, as bytes on the topic, and how the ledger tells it.
+BAD_FIGURES = {
+    b"NaN": "NaN", b"-Infinity": "-Infinity", b"1e999": "Infinity", b"null": "null", b"1.7": "1.7", b'"high"': '"high"',
+    b'{"x": 1}': "an object",
+}  # fmt: skip
+
+
+@pytest.mark.stack
+async def test_a_candidate_whose_figures_are_no_figures_is_refused_in_the_ledger_once_and_nothing_changes(
+    settings: Settings,
+    conninfo: str,
+    pool: store.Pool,
+    candidate: Candidate,
+    cohort: Cohort,
+    objects: MemoryStore,
+    quick_policy: Policy,
+) -> None:
+    """Bytes as another program might write them; each comes twice, and once more as another event."""
+    champion, *events = [candidate(cohort(1.0)) for _ in range(1 + len(BAD_FIGURES))]
+    await _judged(champion, pool, objects, quick_policy)
+    bad = {event.model.version: _with_figure(event, figure) for event, figure in zip(events, BAD_FIGURES, strict=True)}
+    nameless = bad["2"].replace(b'"version":"2"', b'"version":null')
+    with embedded_kafka() as address:
+        topics = (MODEL_REGISTERED, MODEL_PROMOTED, MODEL_REJECTED, MODEL_LOADED, PREDICTION_MADE, DRIFT_DETECTED)
+        await create_topics(address, [(topic.name, 1, {}) for topic in topics])
+        await create_topics(address, [(MODEL_REGISTERED.dead_letter, 1, {})])
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
+        outside, process = make_broker(kafka, "outside"), Process()
+        await outside.start()
+        try:
+            app = make_app(settings.model_copy(update={"kafka": kafka}), quick_policy, process, objects)
+            async with running(app) as client:
+                headers = [_envelope(champion).headers() for _ in range(2)]
+                for value in (*bad.values(), nameless):
+                    for each in (headers[0], headers[0], headers[1]):
+                        await publisher(outside)(MODEL_REGISTERED.name, b"any", value, each)
+                letters = await _values(address, MODEL_REGISTERED.dead_letter, 3 * len(bad) + 3)
+                told = [ModelRejected.model_validate_json(value) for value, _ in
+                        await _values(address, MODEL_REJECTED.name, len(bad))]  # fmt: skip
+                decisions = (await client.get("/decisions")).json()["decisions"]
+                assert (await client.get("/champion")).json()["champion"]["version"] == champion.model.version
+                for decision in decisions:
+                    answer = (await client.post(f"/decisions/{decision['decision_id']}/replay")).json()
+                    assert (answer["match"], answer["differences"]) == ("same", [])
+                unread = decisions[0]["decision_id"]
+                whole = (await client.get(f"/decisions/{unread}")).json()
+                tried = (
+                    await client.post(f"/decisions/{unread}/try", content=json.dumps(quick_policy.document()))
+                ).json()
+                check = (await client.get("/ledger/check")).json()
+                assert (await client.get("/rollout")).json()["candidates_waiting"] == 0
+            assert process.failure is None
+        finally:
+            await outside.stop()
+    refused = {each["candidate"]["version"]: each for each in decisions if each["reason"] == "bad_announcement"}
+    assert len(decisions) == 1 + len(bad) == 1 + len(refused)
+    for version, figure in zip(bad, BAD_FIGURES.values(), strict=True):
+        assert (refused[version]["outcome"], refused[version]["evidence_sha256"]) == ("rejected", None)
+        assert refused[version]["detail"] == (
+            f"the announcement cannot be read: validation.auroc is {figure}, allowed: a number from 0 to 1"
+        )
+    assert [gate["status"] for gate in whole["judgement"]["fact"]["decision"]["verdict"]["gates"]] == ["fail"]
+    assert (tried["outcome"], tried["changed"]) == ("rejected", [])
+    assert {each.model.version: each.detail for each in told} == {v: each["detail"] for v, each in refused.items()}
+    assert check == {"entries": 2 + len(bad), "intact": True, "problems": []}
+    assert {value for value, _ in letters} == {*bad.values(), nameless}
+    reasons = {reason for value, reason in letters if value != nameless}
+    assert reasons == {"not a ModelRegistered: validation.auroc must be a number from 0 to 1"}
+
+    # A version keeps its judgement: what is announced of it later changes nothing, good or bad.
+    with pytest.raises(BadMessage, match="register it as a new version"):
+        await store.queue(pool, events[0], _envelope(events[0]))
+    spoiled = Announcement.model_validate_json(_with_figure(champion, b"NaN"))
+    with pytest.raises(BadMessage, match="not a ModelRegistered"):
+        await candidates.take(spoiled, _envelope(champion), pool, quick_policy, lambda: None)
+    async with store.transaction(pool) as connection:
+        assert (await store.chain(connection))[0] == 2 + len(bad)
+
+
+def _with_figure(event: ModelRegistered, figure: bytes) -> bytes:
+    return event.model_dump_json().encode().replace(b'"auroc":0.5', b'"auroc":' + figure, 1)
+
+
+async def _values(address: str, topic: str, at_least: int) -> list[tuple[bytes, str]]:
+    """The first values of a topic with the reasons of dead letters, once there are so many, and what came with them."""
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=address, auto_offset_reset="earliest")
+    await consumer.start()
+    found: list[tuple[bytes, str]] = []
+    try:
+        async with asyncio.timeout(60):
+            while len(found) < at_least:
+                for records in (await consumer.getmany(timeout_ms=200)).values():
+                    found += [(each.value, dict(each.headers).get("dlt_reason", b"").decode()) for each in records]
+        for records in (await consumer.getmany(timeout_ms=500)).values():
+            found += [(each.value, "one too many") for each in records]
+    finally:
+        await consumer.stop()
+    return found
 
 
 def _envelope(event: Event) -> Any:

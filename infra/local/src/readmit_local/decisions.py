@@ -187,10 +187,11 @@ def _figures(figures: dict[str, Any]) -> Iterator[str]:
 
 def _origin(view: dict[str, Any], fact: dict[str, Any]) -> str:
     case, verdict = fact["decision"]["case"], fact["decision"]["verdict"]
-    against = (case["champion"] or {}).get("evidence", {}).get("sha256")
-    lines = [f"evidence {view['evidence_sha256']}", f"bundle   {case['event']['bundle']['sha256']}"]
-    if against:
-        lines.append(f"champion's evidence {against}")
+    lines = []
+    if view["evidence_sha256"] is not None:  # else the announcement could not be read
+        lines += [f"evidence {view['evidence_sha256']}", f"bundle   {case['event']['bundle']['sha256']}"]
+        if case.get("champion"):
+            lines.append(f"champion's evidence {case['champion']['evidence']['sha256']}")
     lines.append(f"policy   {view['policy_version']}, {verdict['policy_sha256']}")
     return "\n".join(lines)
 

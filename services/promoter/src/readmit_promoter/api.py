@@ -23,7 +23,10 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 
 
 class DecisionView(BaseModel):
-    """One judgement and what came of it. `difference` is AUROC less the champion's on common rows."""
+    """One judgement and what came of it. `difference` is AUROC less the champion's on common rows.
+
+    `synthetic` and `evidence_sha256` are null where the announcement could not be read (`bad_announcement`).
+    """
 
     decision_id: UUID
     candidate: ModelVersion
@@ -42,8 +45,8 @@ class DecisionView(BaseModel):
     common_rows: int | None
     epoch: int | None
     champion_before: ModelVersion | None
-    synthetic: bool
-    evidence_sha256: str
+    synthetic: bool | None
+    evidence_sha256: str | None
     policy_version: str
     decided_at: datetime
 
@@ -275,13 +278,14 @@ def entry_view(entry: Entry) -> EntryView:
 def decision_view(entry: Entry, later: Sequence[Entry], present: Entry | None) -> DecisionView:
     """A judgement and where its candidate stands, from what came of it and the present champion."""
     fact = governor.of(entry)
-    candidate, verdict = fact.candidate, fact.verdict
+    identity, verdict = fact.identity, fact.verdict
+    candidate = None if fact.is_unread else fact.candidate
     outcome, epoch = governor.stands(entry, later, present)
     return DecisionView(
         decision_id=entry.entry_id,
-        candidate=candidate.model,
-        dataset_version=candidate.dataset_version,
-        batch=candidate.batch,
+        candidate=identity.model,
+        dataset_version=identity.dataset_version,
+        batch=identity.batch,
         outcome=outcome,
         verdict=verdict["outcome"],
         reason=verdict["reason"],
@@ -291,8 +295,8 @@ def decision_view(entry: Entry, later: Sequence[Entry], present: Entry | None) -
         common_rows=verdict.get("common_rows"),
         epoch=epoch,
         champion_before=fact.champion.model if fact.champion else None,
-        synthetic=candidate.synthetic,
-        evidence_sha256=candidate.evidence.sha256,
+        synthetic=candidate.synthetic if candidate else None,
+        evidence_sha256=candidate.evidence.sha256 if candidate else None,
         policy_version=str(verdict.get("policy_version", "")),
         decided_at=entry.at,
     )

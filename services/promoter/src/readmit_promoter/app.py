@@ -24,9 +24,10 @@ from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore, S3Store
-from readmit_contracts.events import DriftDetected, ModelLoaded, ModelRegistered, PredictionMade
+from readmit_contracts.events import DriftDetected, ModelLoaded, PredictionMade
 from readmit_contracts.topics import DRIFT_DETECTED, MODEL_LOADED, MODEL_REGISTERED, PREDICTION_MADE, Topic
-from readmit_promoter import governor, handlers, pods, store
+from readmit_promoter import candidates, governor, handlers, pods, store
+from readmit_promoter.announcement import Announcement
 from readmit_promoter.api import reading_router
 from readmit_promoter.commands import Command, answer_problems, candidate_commands, champion_commands
 from readmit_promoter.policy import Policy
@@ -38,6 +39,8 @@ from readmit_promoter.settings import Settings
 _GROUP = "promoter"
 #: Groups of their own: each consumer that joins a group stops all of it for seconds.
 _GROUPS = {PREDICTION_MADE: "promoter.predictions", DRIFT_DETECTED: "promoter.drift"}
+#: One that cannot be read whole is refused in the ledger, and not in the dead-letter topic alone.
+_READ_AS = {MODEL_REGISTERED: Announcement}
 #: How often a trial and a convergence are looked at without news.
 _WATCH_S = 0.5
 
@@ -61,9 +64,8 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
         for news in (registered, heard, decided):
             news.set()
 
-    async def on_registered(event: ModelRegistered, envelope: Envelope) -> None:
-        await store.queue(pool, event, envelope)
-        registered.set()
+    async def on_registered(announcement: Announcement, envelope: Envelope) -> None:
+        await candidates.take(announcement, envelope, pool, policy, changed)
 
     async def on_loaded(event: ModelLoaded, _: Envelope) -> None:
         await pods.note_pod(pool, event)
@@ -140,7 +142,7 @@ def _hear(broker: Broker, process: Process, handles: Mapping[Topic, Any]) -> Non
     for topic, handle in handles.items():
         consume(
             broker, topic=topic.name, dead_letter=topic.dead_letter, group=_GROUPS.get(topic, _GROUP),
-            event_type=topic.event,
+            event_type=_READ_AS.get(topic, topic.event),
             handle=handle, process=process,
         )  # fmt: skip
 

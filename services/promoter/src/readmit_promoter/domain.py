@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from readmit_contracts.events import ArtifactRef, ModelRegistered
 from readmit_promoter import figures, gates
+from readmit_promoter.announcement import AnnouncementProblem
 from readmit_promoter.errors import EvidenceError
 from readmit_promoter.evidence import Evidence
 from readmit_promoter.figures import Common, Drawn, Own
@@ -104,6 +105,13 @@ def judge(policy: Policy, case: Case) -> Verdict:
         difference=common.drawn.difference if common and isinstance(common.drawn, Drawn) else None,
         common_rows=len(common.rows.label) if common else None,
     )  # fmt: skip
+
+
+def refuse_unread(policy: Policy, problems: Sequence[AnnouncementProblem]) -> Verdict:
+    """The verdict on a candidate whose announcement cannot be read: there is nothing to judge it by."""
+    told = "; ".join(f"{each.field} is {each.value}, allowed: {each.allowed}" for each in problems)
+    found = result("announcement", None, Status.FAIL, f"the announcement cannot be read: {told}")
+    return Verdict(Outcome.REJECTED, Reason.BAD_ANNOUNCEMENT, found.detail, (found,), policy.version, policy.sha256)
 
 
 def _concluded(policy: Policy, case: Case, results: tuple[GateResult, ...]) -> tuple[Outcome, Reason, str]:

@@ -377,13 +377,14 @@ async def _announce_rejection(
     detail: str | None = None,
 ) -> None:
     fact = of(judgement)
-    model, verdict = fact.candidate.model, fact.verdict
+    identity, verdict = fact.identity, fact.verdict
+    model = identity.model
     auroc = verdict.get("auroc")
     event = ModelRejected(
         decision_id=judgement.entry_id,
         model=model,
-        dataset_version=fact.candidate.dataset_version,
-        batch=fact.candidate.batch,
+        dataset_version=identity.dataset_version,
+        batch=identity.batch,
         reason=reason or verdict["reason"],
         detail=detail or verdict["detail"],
         auroc=auroc["point"] if auroc else None,

@@ -23,6 +23,7 @@ from readmit_contracts.events import (
     Probability,
     Sha256,
 )
+from readmit_promoter.announcement import Identity
 from readmit_promoter.canonical import canonical
 
 #: Who decides and announces, where no person does.
@@ -51,7 +52,10 @@ class Opponent(BaseModel):
 
 
 class Judgement(Fact):
-    """A candidate was judged. `decision`: all that the verdict follows from, and the verdict (`replay.kept`)."""
+    """A candidate was judged. `decision`: all that the verdict follows from, and the verdict (`replay.kept`).
+
+    One whose announcement could not be read is judged too, by that alone, and against nobody (`is_unread`).
+    """
 
     KIND: ClassVar[str] = "judgement"
 
@@ -59,8 +63,18 @@ class Judgement(Fact):
     decision: dict[str, Any]
 
     @property
+    def identity(self) -> Identity:
+        """Whom it is about."""
+        return Identity.model_validate(self.decision["case"]["event"])
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the announcement could not be read: no more than the identity is known of the candidate."""
+        return "announcement_problems" in self.decision["case"]
+
+    @property
     def candidate(self) -> ModelRegistered:
-        """The candidate, as it was announced."""
+        """The candidate, as it was announced. Raises ValueError where that could not be read."""
         return ModelRegistered.model_validate(self.decision["case"]["event"])
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
+from readmit_promoter.announcement import AnnouncementProblem, Identity
 from readmit_promoter.canonical import Document, canonical
-from readmit_promoter.domain import Case, Champion, judge
+from readmit_promoter.domain import Case, Champion, judge, refuse_unread
 from readmit_promoter.errors import DocumentError, EvidenceError
 from readmit_promoter.evidence import Evidence, read_evidence
 from readmit_promoter.inspection import Inspection
@@ -89,6 +90,16 @@ class _Kept:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Kept of a candidate whose announcement could not be read."""
+
+    event: Identity
+    problems: tuple[AnnouncementProblem, ...]
+    policy: Policy
+    verdict: Verdict
+
+
 class _Missing(Exception):  # noqa: N818  named for what is the case
     pass
 
@@ -110,14 +121,29 @@ def kept(policy: Policy, case: Case, verdict: Verdict) -> Document:
     }
 
 
+def kept_unread(
+    policy: Policy, identity: Identity, problems: Sequence[AnnouncementProblem], verdict: Verdict
+) -> Document:
+    """The same of a candidate whose announcement could not be read: whom it is about, and what was wrong."""
+    return {
+        "format": FORMAT,
+        "case": {
+            "event": identity.model_dump(mode="json", include=set(Identity.model_fields)),
+            "announcement_problems": [each.model_dump() for each in problems],
+        },
+        "policy": policy.document(),
+        "verdict": verdict.document(),
+    }
+
+
 def replay(document: Mapping[str, Any], fetch: Fetch) -> Replay:
     """Judge again by the kept policy and compare, byte for byte. Raises `DocumentError` for a damaged document."""
     known = _read(document)
     try:
-        case = _case(known, fetch)
+        verdict = _judged(known, known.policy, fetch)
     except _Missing as missing:
         return Replay(Match.EVIDENCE_MISSING, detail=str(missing))
-    derived, before = judge(known.policy, case).document(), dict(document["verdict"])
+    derived, before = verdict.document(), dict(document["verdict"])
     if canonical(derived) == canonical(before):
         return Replay(Match.SAME)
     return Replay(Match.DIFFERS, tuple(_differences(before, derived)))
@@ -132,7 +158,7 @@ def dry_run(decisions: Iterable[tuple[str, Mapping[str, Any]]], policy: Policy, 
         known = _read(document)
         before = known.verdict
         try:
-            verdict = judge(policy, _case(known, fetch))
+            verdict = _judged(known, policy, fetch)
         except _Missing as missing:
             yield DryRun(decision_id, known.event.model, before.outcome, None, None, str(missing))
             continue
@@ -156,11 +182,22 @@ def _champion(document: Mapping[str, Any]) -> Champion:
     return Champion(document["bundle_sha256"], document["synthetic"], reference, None)
 
 
-def _read(document: Mapping[str, Any]) -> _Kept:
+def _judged(known: _Kept | _Unread, policy: Policy, fetch: Fetch) -> Verdict:
+    """By a policy, from what was kept. Raises `_Missing`."""
+    if isinstance(known, _Unread):
+        return refuse_unread(policy, known.problems)
+    return judge(policy, _case(known, fetch))
+
+
+def _read(document: Mapping[str, Any]) -> _Kept | _Unread:
     try:
         if document["format"] != FORMAT:
             raise DocumentError(f"a decision of format {document['format']!r}; this program knows {FORMAT}")
         case = document["case"]
+        policy, verdict = Policy.model_validate(document["policy"]), Verdict.from_document(document["verdict"])
+        if "announcement_problems" in case:
+            problems = tuple(AnnouncementProblem.model_validate(each) for each in case["announcement_problems"])
+            return _Unread(Identity.model_validate(case["event"]), problems, policy, verdict)
         champion = case["champion"]
         return _Kept(
             event=ModelRegistered.model_validate(case["event"]),
@@ -169,8 +206,8 @@ def _read(document: Mapping[str, Any]) -> _Kept:
             champion_evidence_read=champion is not None and champion["evidence_read"],
             inspection=Inspection.from_document(case["inspection"]),
             judged_at=datetime.fromisoformat(case["judged_at"]),
-            policy=Policy.model_validate(document["policy"]),
-            verdict=Verdict.from_document(document["verdict"]),
+            policy=policy,
+            verdict=verdict,
         )
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise DocumentError(f"not the document of a decision: {error!r}") from error

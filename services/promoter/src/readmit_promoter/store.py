@@ -204,13 +204,18 @@ class Waiting:
 async def queue(pool: Pool, event: ModelRegistered, envelope: Envelope) -> bool:
     """Remember a candidate until it is judged; False when it is known already.
 
-    Raises `BadMessage` when the same name and version is known with another bundle.
+    Raises `BadMessage` when the same name and version is known with another bundle, or was refused unread.
     """
     async with writing(pool) as connection:
         if not await first_time(connection, SCHEMA, "judge", envelope.id):
             return False
         known = await judged(connection, event.model)
         if known is not None and isinstance(known.fact, Judgement):
+            if known.fact.is_unread:
+                raise BadMessage(
+                    f"{event.model.name} version {event.model.version} was refused when it was announced first"
+                    f" (decision {known.entry_id}): register it as a new version"
+                )
             bundle: str | None = known.fact.candidate.bundle.sha256
         else:
             bundle = await _queued_bundle(connection, event.model)
@@ -223,6 +228,11 @@ async def queue(pool: Pool, event: ModelRegistered, envelope: Envelope) -> bool:
             (event.model.name, event.model.version, Jsonb(event.model_dump(mode="json")), Jsonb(envelope.headers())),
         )
         return True
+
+
+async def is_known(connection: Connection, model: ModelVersion) -> bool:
+    """Whether a model version waits for its judgement or has had it."""
+    return await judged(connection, model) is not None or await _queued_bundle(connection, model) is not None
 
 
 async def next_candidate(connection: Connection) -> Waiting | None:

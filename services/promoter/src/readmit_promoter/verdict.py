@@ -29,6 +29,7 @@ class Reason(StrEnum):
     BEATS_CHAMPION = "beats_champion"
     AS_GOOD_AS_CHAMPION = "as_good_as_champion"
     REAL_REPLACES_SYNTHETIC = "real_replaces_synthetic"
+    BAD_ANNOUNCEMENT = "bad_announcement"
     BAD_EVIDENCE = "bad_evidence"
     BAD_BUNDLE = "bad_bundle"
     INSUFFICIENT_EVIDENCE = "insufficient_evidence"
