@@ -195,6 +195,9 @@ async def test_whoever_asks_by_event_or_rest_hears_of_the_end_and_predictions_ar
 
                 await until(both_kept)
                 await until(ready)
+                page = (await client.get("/docs")).text
+                assert ("docs-files/swagger-ui-bundle.js" in page, "//" in page) == (True, False)  # no host outside
+                assert (await client.get("/redoc")).status_code == 404
                 assert len((await client.get("/ingestions")).json()["ingestions"]) == 2
             assert process.failure is None
         finally:

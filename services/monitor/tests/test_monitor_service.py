@@ -77,6 +77,9 @@ async def test_with_kafka_away_it_lives_and_answers_but_is_not_ready(settings: S
     process = Process()
     async with running(make_app(settings, process)) as client:
         assert (await client.get("/livez")).status_code == 200
+        page = (await client.get("/docs")).text
+        assert ("docs-files/swagger-ui-bundle.js" in page, "//" in page) == (True, False)  # no host outside
+        assert (await client.get("/redoc")).status_code == 404
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["kafka"])
         drift = (await client.get("/drift")).json()

@@ -105,6 +105,9 @@ async def test_with_kafka_s3_and_mlflow_away_it_lives_and_shows_the_ledger_but_i
     process = Process()
     async with running(make_app(settings, quick_policy, process)) as client:
         assert (await client.get("/livez")).status_code == 200
+        page = (await client.get("/docs")).text
+        assert ("docs-files/swagger-ui-bundle.js" in page, "//" in page) == (True, False)  # no host outside
+        assert (await client.get("/redoc")).status_code == 404
         ready = await client.get("/readyz")
         assert (ready.status_code, ready.json()["waiting_for"]) == (503, ["kafka"])
         assert (await client.get("/champion")).json() == {"champion": None}

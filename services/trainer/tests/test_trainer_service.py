@@ -86,6 +86,9 @@ async def test_each_batch_is_announced_twice_and_trained_once(
                 assert (await client.get("/jobs?dataset_version=2")).json() == {"jobs": []}
                 assert (await client.get("/jobs?dataset_version=0")).status_code == 422
                 await until_ready(client)
+                page = (await client.get("/docs")).text
+                assert ("docs-files/swagger-ui-bundle.js" in page, "//" in page) == (True, False)  # no host outside
+                assert (await client.get("/redoc")).status_code == 404
             assert process.failure is None
         finally:
             await outside.stop()

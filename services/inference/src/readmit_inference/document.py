@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import fastapi_offline
 import orjson
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from starlette.staticfiles import StaticFiles
+from fastapi.openapi.docs import get_redoc_html
 
+from readmit_chassis.documentation import FILES, serve_scripts, swagger_ui
 from readmit_inference.spanish import spanish
 
 #: Links are relative to the pages `/docs` and `/docs/es`, so that they also hold below `/v1`.
@@ -28,8 +26,6 @@ TAGS = (
     {"name": "clinical", "description": "FHIR R4 and CDS Hooks, for clinical systems"},
 )
 
-#: Where the pages find their scripts.
-_FILES = "docs-files"
 _HEADERS = {"content-language": "es"}
 #: Their values are data, in which a key such as `description` is none of the document's words.
 _DATA = frozenset({"const", "default", "enum", "example", "value"})
@@ -63,8 +59,7 @@ def _rewritten(key: str, node: Any, rewrite: Callable[[str], str]) -> Any:
 def install_pages(app: FastAPI) -> None:
     """`GET /openapi.es.json`, made when it is first asked for; the pages `/docs`, `/docs/es` and `/redoc`.
 
-    FastAPI's own pages load their scripts from hosts outside, which a hospital's network does not reach; these come
-    with the pod. The app must be made without FastAPI's.
+    They bring their scripts with them; the app must be made without FastAPI's.
     """
 
     @cache
@@ -79,30 +74,21 @@ def install_pages(app: FastAPI) -> None:
         return Response(written(), media_type="application/json", headers=_HEADERS)
 
     async def docs(_: Request) -> Response:
-        return _swagger_ui("./", app.title)
+        return swagger_ui(app.title)
 
     async def docs_in_spanish(_: Request) -> Response:
-        html = _swagger_ui("../", document()["info"]["title"], "es.")
+        html = swagger_ui(document()["info"]["title"], "../", "openapi.es.json")
         html.headers.update(_HEADERS)
         return html
 
     async def redoc(_: Request) -> Response:
         return get_redoc_html(
-            openapi_url="./openapi.json", title=app.title, redoc_js_url=f"./{_FILES}/redoc.standalone.js",
-            redoc_favicon_url=f"./{_FILES}/favicon.png", with_google_fonts=False,
+            openapi_url="./openapi.json", title=app.title, redoc_js_url=f"./{FILES}/redoc.standalone.js",
+            redoc_favicon_url=f"./{FILES}/favicon.png", with_google_fonts=False,
         )  # fmt: skip
 
     app.add_route("/openapi.es.json", openapi, include_in_schema=False)
     app.add_route("/docs", docs, include_in_schema=False)
     app.add_route("/docs/es", docs_in_spanish, include_in_schema=False)
     app.add_route("/redoc", redoc, include_in_schema=False)
-    app.mount(f"/{_FILES}", StaticFiles(directory=Path(fastapi_offline.__file__).with_name("static")))
-
-
-def _swagger_ui(root: str, title: str, language: str = "") -> Response:
-    """The page with paths below `root`, so that they also hold below `/v1`."""
-    files = f"{root}{_FILES}"
-    return get_swagger_ui_html(
-        openapi_url=f"{root}openapi.{language}json", title=title, swagger_js_url=f"{files}/swagger-ui-bundle.js",
-        swagger_css_url=f"{files}/swagger-ui.css", swagger_favicon_url=f"{files}/favicon.png",
-    )  # fmt: skip
+    serve_scripts(app)

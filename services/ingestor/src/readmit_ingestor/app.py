@@ -11,6 +11,7 @@ from functools import partial
 import psycopg
 from fastapi import FastAPI
 
+from readmit_chassis.documentation import serve_docs
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, consume_batch, keep_starting, make_broker, publisher
@@ -80,7 +81,8 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
             finally:
                 await broker.stop()
 
-    app = FastAPI(title="Readmit ingestor", lifespan=lifespan)
+    app = FastAPI(title="Readmit ingestor", lifespan=lifespan, docs_url=None, redoc_url=None)
+    serve_docs(app)
     app.include_router(health_router(health))
     app.include_router(ingestion_router(pool))
     app.include_router(quarantine_router(pool))

@@ -9,6 +9,7 @@ from itertools import count
 
 from fastapi import FastAPI
 
+from readmit_chassis.documentation import serve_docs
 from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
@@ -72,7 +73,8 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
             finally:
                 await broker.stop()
 
-    app = FastAPI(title="Readmit monitor", lifespan=lifespan)
+    app = FastAPI(title="Readmit monitor", lifespan=lifespan, docs_url=None, redoc_url=None)
+    serve_docs(app)
     app.include_router(health_router(health))
     app.include_router(drift_router(pool, policy))
     answer_outages(app, Transient, detail="The window cannot be read now.")

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from readmit_chassis.access.api_keys import ApiKeys
 from readmit_chassis.access.watched_file import WatchedFile
 from readmit_chassis.broker import Broker
+from readmit_chassis.documentation import serve_docs
 from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
@@ -123,7 +124,8 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
             finally:
                 await broker.stop()
 
-    app = FastAPI(title="Readmit promoter", lifespan=lifespan)
+    app = FastAPI(title="Readmit promoter", lifespan=lifespan, docs_url=None, redoc_url=None)
+    serve_docs(app)
     command = Command(pool, doorkeeper, changed)
     for router in (
         health_router(health),

@@ -10,6 +10,7 @@ import psycopg
 from fastapi import FastAPI
 from psycopg_pool import AsyncConnectionPool
 
+from readmit_chassis.documentation import serve_docs
 from readmit_chassis.failures import Transient
 from readmit_chassis.health import Health, health_router
 from readmit_chassis.kafka import consume, keep_starting, make_broker, publisher
@@ -84,7 +85,8 @@ def make_app(settings: Settings, process: Process, serve: Serve = serve) -> Fast
                 await broker.stop()
                 worker.stop()
 
-    app = FastAPI(title="Readmit trainer", lifespan=lifespan)
+    app = FastAPI(title="Readmit trainer", lifespan=lifespan, docs_url=None, redoc_url=None)
+    serve_docs(app)
     app.include_router(health_router(health))
     app.include_router(jobs_router(store))
     app.include_router(trainings_router(trainings, ask_for_training))
