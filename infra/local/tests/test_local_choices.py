@@ -8,16 +8,20 @@ import re
 import socket
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from readmit_local.assets import asset
+from readmit_local.cli import app
 from readmit_local.conditional_writes import may_write
 from readmit_local.database import ROLES
 from readmit_local.errors import LocalError
 from readmit_local.kafka import new_cluster_id
 from readmit_local.part import child_env
+from readmit_local.policy import usable_policy
 from readmit_local.ports import DEFAULT_PORTS, HOST, choose_ports, parse_overrides
 from readmit_local.process_identity import identity, is_ours
 from readmit_local.secret_files import secret_file
@@ -95,6 +99,31 @@ def test_a_service_gets_the_callers_settings_of_its_own_prefix_only(monkeypatch:
     env = child_env({"TRAINER_PORT": "1"}, "TRAINER_")
     assert env["TRAINER_THREADS"] == "1"
     assert not {"INGESTOR_BATCH_ROWS", "AWS_SECRET_ACCESS_KEY"} & set(env)
+
+
+def test_a_policy_is_the_promoters_alone(state: State) -> None:
+    ports, secrets = choose_ports("free", {}), state.secrets()
+    for service in SERVICES:
+        part = service_part(service, service, state, ports, secrets, idempotent=True, policy=Path("/own.yaml"))
+        told = {name: value for name, value in part.env.items() if value == "/own.yaml"}
+        assert told == ({"PROMOTER_POLICY_FILE": "/own.yaml"} if service == "promoter" else {})
+
+
+def test_a_policy_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    shipped = resources.files("readmit_promoter") / "policies" / "default.yaml"
+    good, bad, state_dir = tmp_path / "good.yaml", tmp_path / "bad.yaml", tmp_path / "state"
+    good.write_text(shipped.read_text())
+    bad.write_text(shipped.read_text().replace("max_error: 0.03", "max_error: 7"))
+    assert usable_policy(good) == good
+    for options, env in ((["--policy", str(bad)], {}), ([], {"PROMOTER_POLICY_FILE": str(bad)})):
+        done = CliRunner().invoke(app, ["up", "--state-dir", str(state_dir), *options], env=env)
+        assert isinstance(done.exception, LocalError)
+        assert str(done.exception) == (
+            f"{bad}: gates.calibration.max_error: 7: Input should be less than or equal to 1"
+        )
+    assert not state_dir.exists()
+    with pytest.raises(LocalError, match=r"absent\.yaml: cannot be read \(No such file or directory\)"):
+        usable_policy(tmp_path / "absent.yaml")
 
 
 def test_secrets_are_made_once_and_are_for_the_owner_only(state: State) -> None:

@@ -101,7 +101,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_a_file_that_is_not_there_or_no_policy_is_refused_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"absent\.yaml: cannot be read .* PROMOTER_POLICY_FILE"):
+    with pytest.raises(PolicyError, match=r"absent\.yaml: cannot be read .* is its path right"):
         load_policy(tmp_path / "absent.yaml")
     huge = tmp_path / "huge.yaml"
     huge.write_bytes(b"#" * 70_000)
@@ -127,6 +127,27 @@ def test_a_service_does_not_start_with_a_policy_that_is_none(tmp_path: Path) -> 
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     assert ran.stderr.startswith(f"The promoter does not start: {own}: gates.fairness: unknown gate")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "told"),
+    [
+        (("", ""), 0, "own.yaml: version 1, digest "),
+        (("max_error: 0.03", "max_error: 7"), 2, "own.yaml: gates.calibration.max_error: 7: Input should be less than"),
+        (("version:", "versoin:"), 2, "own.yaml: versoin: unknown entry; known are version, bootstrap, gates, rollout"),
+    ],
+)
+def test_a_policy_is_checked_without_starting_anything(
+    change: tuple[str, str], code: int, told: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    assert change[0] in DEFAULT
+    own.write_text(DEFAULT.replace(*change, 1))
+    command = [sys.executable, "-m", "readmit_promoter", "policy", str(own)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == code
+    assert told in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

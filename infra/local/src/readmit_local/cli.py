@@ -29,6 +29,7 @@ from readmit_local.errors import LocalError
 from readmit_local.kafka import provision_topics
 from readmit_local.ledger import app as ledger_app
 from readmit_local.log_tail import tail
+from readmit_local.policy import usable_policy
 from readmit_local.ports import DEFAULT_PORTS, parse_overrides
 from readmit_local.progress import Progress
 from readmit_local.quarantine import app as quarantine_app
@@ -102,6 +103,14 @@ def up_command(
     alert_webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="With --observe: where alerts are posted.")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PROMOTER_POLICY_FILE",
+            help="What a promotion takes, as the promoter's YAML file; without it, the policy that is shipped.",
+        ),
+    ] = None,
 ) -> None:
     """Start everything, ingest, train, promote, serve; Ctrl-C stops it and keeps the state."""
     try:
@@ -115,6 +124,7 @@ def up_command(
             "served" if exit_when_served else "trained" if exit_when_trained else None,
             observe,
             alert_webhook,
+            None if policy is None else usable_policy(policy),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from readmit_local.object_store import REGION
 from readmit_local.part import Part, answers, child_env
@@ -23,11 +24,14 @@ _NEEDS = {
 
 
 def service_part(
-    service: str, name: str, state: State, ports: dict[str, int], secrets: dict[str, str], *, idempotent: bool
-) -> Part:
-    """One process of a service; `name` tells the pods of one service apart."""
+    service: str, name: str, state: State, ports: dict[str, int], secrets: dict[str, str], *, idempotent: bool,
+    policy: Path | None = None,
+) -> Part:  # fmt: skip
+    """One process of a service; `name` tells the pods of one service apart. `policy`: the promoter's file."""
     prefix = f"{service.upper()}_"
     env = service_env(service, name, state, ports, secrets, idempotent=idempotent)
+    if service == "promoter" and policy is not None:
+        env["POLICY_FILE"] = str(policy)
     own = {prefix + variable: value for variable, value in env.items()}
     return Part(
         name,

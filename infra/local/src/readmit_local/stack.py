@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from readmit_local.kafka import apache_part, embedded_part, provision_topics
@@ -32,6 +33,7 @@ class Stack:
     secrets: dict[str, str]
     supervisor: Supervisor
     pods: int = 1
+    policy: Path | None = None
 
     def description(self) -> dict[str, Any]:
         """What others need to find it; `stack.json`."""
@@ -75,7 +77,9 @@ class Stack:
 
     async def _start_service(self, service: str, name: str) -> None:
         idempotent = self.kafka == "apache"  # the embedded broker has no InitProducerId
-        part = service_part(service, name, self.state, self.ports, self.secrets, idempotent=idempotent)
+        part = service_part(
+            service, name, self.state, self.ports, self.secrets, idempotent=idempotent, policy=self.policy
+        )
         await self.supervisor.start(part, timeout_s=180)
 
     async def _start_postgres(self) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -29,7 +30,10 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for. `source` is resolved; None: whatever is there, else the real data, else a sample."""
+    """What was asked for. `source` is resolved; None: whatever is there, else the real data, else a sample.
+
+    `policy` is usable; None: the one that comes with the promoter.
+    """
 
     state: State
     source: str | None = None
@@ -40,6 +44,7 @@ class Options:
     exit_when: Literal["served", "trained"] | None = None
     observe: bool = False
     alert_webhook: str | None = None
+    policy: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ async def _up(options: Options, progress: Progress) -> None:
     ports = choose_ports(options.ports, options.port_overrides, options.pods, observe=options.observe)
     state.list_operator()
     supervisor = Supervisor(state, progress.say)
-    stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods)
+    stack = Stack(state, options.kafka, ports, state.secrets(), supervisor, options.pods, options.policy)
     state.write_stack(stack.description())
     services = Services(stack.description()["urls"])
     try:

@@ -181,7 +181,7 @@ def load_policy(path: Path | None = None) -> Policy:
         with source.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise PolicyError(f"{name}: cannot be read ({error.strerror}); is PROMOTER_POLICY_FILE right?") from error
+        raise PolicyError(f"{name}: cannot be read ({error.strerror}); is its path right?") from error
     return parse_policy(data, name)
 
 
