@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from readmit_chassis.settings import KafkaSettings
+from readmit_chassis.testing import embedded_kafka, free_port
+from readmit_local.kafka import apache_part
+from readmit_local.state import State
 
 from .conftest import REQUIRED
 
@@ -48,11 +55,29 @@ def running(argv: list[Any], log: Path, **options: Any) -> Iterator[subprocess.P
             process.wait(timeout=60)
 
 
-def readmit(*arguments: Any, code: int = 0) -> str:
-    """What the operator's command says."""
+@contextmanager
+def kafka_cluster(kind: str, folder: Path) -> Iterator[KafkaSettings]:
+    """A broker of a kind, `embedded` or `apache`, that keeps itself in the folder."""
+    if kind == "embedded":
+        with embedded_kafka() as address:
+            yield KafkaSettings(bootstrap_servers=address, idempotent_producer=False)
+        return
+    for program in ("java", "mvn"):
+        needs(program, required_as="apache-kafka")
+    state = State(folder)
+    state.prepare()
+    port = free_port()
+    part = apache_part(state, port, free_port())
+    with running(list(part.argv), state.log_file(part.name), env=dict(part.env), cwd=part.cwd):
+        wait_until(lambda: asyncio.run(part.ready()), "Apache Kafka")
+        yield KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")
+
+
+def readmit(*arguments: Any, code: int = 0, env: Mapping[str, str] | None = None) -> str:
+    """What the operator's command says; `env` is added to the environment."""
     done = subprocess.run(
         [sys.executable, "-m", "readmit_local", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=120, env=os.environ | (env or {}),
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     assert code == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr
