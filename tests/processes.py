@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,13 @@ def readmit(*arguments: Any, code: int = 0, env: Mapping[str, str] | None = None
     assert done.returncode == code, done.stderr
     assert code == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr
     return done.stdout + done.stderr
+
+
+def snippet(page: str, word: str) -> str:
+    """The one block of YAML of a page of the documentation that has a word in it."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = [block for block in blocks if word in block]
+    return str(found)
 
 
 def make_secrets(folder: Path, *options: str) -> None:

@@ -19,6 +19,9 @@ from readmit_chassis.settings import variables
 from readmit_inference.access.scopes import SCOPES
 from readmit_promoter.roles import SCOPES as PROMOTER_SCOPES
 from readmit_promoter.roles import may
+from readmit_promoter.settings import Settings as PromoterSettings
+
+from .processes import snippet
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("ingestor", "trainer", "promoter", "monitor", "inference", "ui")
@@ -250,6 +253,25 @@ def test_the_promoter_alone_knows_who_may_command_it_and_understands_the_list_of
     assert secrets_of(COMPOSE["promoter"])["promoter_api_keys.json"] == told
     assert [name for name in COMPOSE if "promoter_api_keys.json" in secrets_of(COMPOSE[name])] == ["promoter"]
     assert not [name for name in FILE["secrets"] if name.endswith("_promoter_api_key")], "people's keys stay with them"
+
+
+def test_a_policy_of_ones_own_comes_as_the_page_about_compose_says(tmp_path: Path) -> None:
+    """Compose lays mappings over those of the file, and adds to its lists."""
+    override = tmp_path / "docker-compose.override.yml"
+    override.write_text(snippet("docs/deploy/compose.md", "PROMOTER_POLICY_FILE"))
+    assert validated(override).returncode == 0, validated(override).stdout
+    ((name, added),) = yaml.safe_load(override.read_text())["services"].items()
+    promoter = COMPOSE["promoter"]
+    assert (name, set(added)) == ("promoter", {"environment", "volumes"})
+    assert isinstance(promoter["environment"], dict)
+    known = dict(variables(PromoterSettings, "PROMOTER_"))
+    (volume,) = added["volumes"]
+    source, target, mode = volume.split(":")
+    assert added["environment"] == {"PROMOTER_POLICY_FILE": target}
+    assert set(added["environment"]) <= set(known) - set(promoter["environment"])
+    assert (source, mode) == ("./policy.yaml", "ro")
+    mounted = [str(each).split(":")[1] for each in promoter.get("volumes", [])] + list(secrets_of(promoter).values())
+    assert not [path for path in mounted if Path(target).is_relative_to(path)]
 
 
 def test_no_password_stands_in_the_file() -> None:

@@ -6,6 +6,7 @@ import copy
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from readmit_trainer.domain import FAMILIES, consumer_group
 from . import kubernetes_checks as checks
 from . import kubernetes_network as network
 from .kubernetes_documents import Document, Documents, named, of_kind, references, workloads
-from .processes import needs
+from .processes import needs, snippet
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "infra/kubernetes"
@@ -350,6 +351,31 @@ def test_the_promoter_alone_is_given_the_list_of_who_may_command_it(three_vms: D
     items = secrets_of(three_vms, "promoter")["items"]
     items.remove({"key": key, "path": key})
     assert "is mounted nowhere" in " ".join(checks.settings_are_known_and_complete(three_vms))
+
+
+def test_a_policy_of_ones_own_comes_as_the_page_about_three_machines_says(tmp_path: Path) -> None:
+    shipped = (resources.files("readmit_promoter") / "policies" / "default.yaml").read_text()
+    (tmp_path / "policy.yaml").write_text(shipped)
+    said = yaml.safe_load(snippet("docs/deploy/three-vms.md", "promoter-policy"))
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "mlops-project",
+        "resources": [_from(tmp_path, "overlays/three-vms")], **said,
+    }  # fmt: skip
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    documents = rendered(tmp_path)
+    for check in CHECKS:
+        assert check(documents) == [], check.__name__
+    told = {variable["name"]: variable.get("value") for variable in container(documents, "promoter")["env"]}
+    assert "PROMOTER_MLFLOW_URL" in told, "what else it is told stays"
+    (volume,) = [volume for volume in pod(documents, "promoter")["volumes"] if volume["name"] == "policy"]
+    (mount,) = [mount for mount in container(documents, "promoter")["volumeMounts"] if mount["name"] == "policy"]
+    files = get(documents, "ConfigMap", volume["configMap"]["name"])["data"]
+    assert {f"{mount['mountPath']}/{name}": text for name, text in files.items()} == {
+        told["PROMOTER_POLICY_FILE"]: shipped
+    }
+    for version in VERSIONS:
+        for document in (*of_kind(documents, "ConfigMap"), get(documents, "Deployment", "promoter")):
+            assert kubernetes_validate.validate(document, version, strict=True).startswith(version)
 
 
 def test_with_keda_all_still_holds_together(with_keda: Documents) -> None:
