@@ -222,7 +222,8 @@ SPANISH = Texts(
         "insufficient_evidence": "evidencia insuficiente", "not_applicable": "no procede",
     },
     gates={
-        "evidence": "Evidencia", "bundle": "Paquete", "provenance": "Procedencia", "discrimination": "Discriminación",
+        "announcement": "Anuncio", "evidence": "Evidencia", "bundle": "Paquete",
+        "provenance": "Procedencia", "discrimination": "Discriminación",
         "champion": "Frente al campeón", "calibration": "Calibración", "net_benefit": "Beneficio neto",
         "subgroups": "Subgrupos", "export_parity": "Paridad de exportación", "latency": "Latencia",
         "bundle_size": "Tamaño del paquete", "freshness": "Actualidad", "batches": "Lotes",

@@ -229,7 +229,8 @@ ENGLISH = Texts(
         "not_applicable": "does not apply",
     },
     gates={
-        "evidence": "Evidence", "bundle": "Bundle", "provenance": "Provenance", "discrimination": "Discrimination",
+        "announcement": "Announcement", "evidence": "Evidence", "bundle": "Bundle",
+        "provenance": "Provenance", "discrimination": "Discrimination",
         "champion": "Against the champion", "calibration": "Calibration", "net_benefit": "Net benefit",
         "subgroups": "Subgroups", "export_parity": "Export parity", "latency": "Latency", "bundle_size": "Bundle size",
         "freshness": "Freshness", "batches": "Batches",
