@@ -48,7 +48,10 @@ SCORES = ValidationScores(
 )  # fmt: skip
 
 
-def tiny_bundle(number: int, family: str = "lightgbm", *, synthetic: bool = False, golden_shift: float = 0.0) -> Bundle:
+def tiny_bundle(
+    number: int, family: str = "lightgbm", *, synthetic: bool = False, golden_shift: float = 0.0,
+    dataset_version: int = 1,
+) -> Bundle:  # fmt: skip
     """A linear model of one feature, another one for each number; `golden_shift` spoils its golden row."""
     model = json.dumps({"intercept": -2.0, "coefficients": [number / 1000]}).encode()
     unproven = Manifest(
@@ -62,8 +65,8 @@ def tiny_bundle(number: int, family: str = "lightgbm", *, synthetic: bool = Fals
         threshold=Threshold(value=0.3, statement="for tests"),
         validation=SCORES,
         lineage=Lineage(
-            dataset_version=1, batch=1, batch_sha256=("0" * 64,), content_sha256="0" * 64, schema_sha256="0" * 64,
-            code_version="test", libraries={},
+            dataset_version=dataset_version, batch=1, batch_sha256=("0" * 64,), content_sha256="0" * 64,
+            schema_sha256="0" * 64, code_version="test", libraries={},
         ),
         synthetic=synthetic,
         golden=(),
@@ -144,16 +147,18 @@ def candidate(
     """`model.registered` for the next version, with its evidence in the object store."""
     versions = count(1)
 
-    def register(arrays: Arrays, *, family: str = "lightgbm", synthetic: bool = False) -> ModelRegistered:
+    def register(
+        arrays: Arrays, *, family: str = "lightgbm", synthetic: bool = False, dataset_version: int = 1
+    ) -> ModelRegistered:
         version = next(versions)
         data = packed(arrays)
         ref = reference(data)
         objects.put(ref.uri, data)
-        bundle = tiny_bundle(version, family, synthetic=synthetic)
+        bundle = tiny_bundle(version, family, synthetic=synthetic, dataset_version=dataset_version)
         return ModelRegistered(
             model=ModelVersion(name=f"diabetes_readmission_{family}", version=str(version), family=family),
             run_id="run",
-            dataset_version=1,
+            dataset_version=dataset_version,
             batch=1,
             bundle=write_bundle(objects.put, "s3://bucket/bundles", bundle),
             evidence=ref,

@@ -67,9 +67,11 @@ class World:
         self._candidate = candidate
         self._cohort = cohort
 
-    async def register(self, noise: float, rollout: RolloutPolicy | None = None) -> tuple[Progress | None, Entry]:
+    async def register(
+        self, noise: float, rollout: RolloutPolicy | None = None, *, dataset_version: int = 1, first_row: int = 0
+    ) -> tuple[Progress | None, Entry]:
         """A candidate with this noise is heard of and judged; how it stands, and its judgement."""
-        event = self._candidate(self._cohort(noise))
+        event = self._candidate(self._cohort(noise, first_row=first_row), dataset_version=dataset_version)
         await store.queue(self.pool, event, new_envelope(event.EVENT_TYPE, source="trainer", subject="any"))
         stands = await self.judge(rollout)
         async with store.transaction(self.pool) as connection:
@@ -146,6 +148,22 @@ class World:
 @pytest.fixture
 def world(pool: store.Pool, objects: MemoryStore, quick_policy: Policy, candidate: Candidate, cohort: Cohort) -> World:
     return World(pool, objects, quick_policy, candidate, cohort)
+
+
+async def test_late_candidates_of_a_previous_dataset_version_have_to_beat_the_champion_on_rows_of_both(
+    world: World,
+) -> None:
+    """The version of the data decides nothing; who shares too few rows with the champion stays out."""
+    await world.register(1.0, dataset_version=2, first_row=100)
+    stands, worse = await world.register(2.0, dataset_version=1)
+    assert (stands, of(worse).verdict["reason"]) == (Progress.REJECTED, "not_better_beyond_noise")
+    assert of(worse).verdict["common_rows"] == 500
+    stands, apart = await world.register(0.1, dataset_version=1, first_row=10_000)
+    assert (stands, of(apart).verdict["reason"]) == (Progress.REJECTED, "insufficient_evidence")
+    assert crown(await world.champion()).epoch == 1
+    stands, better = await world.register(0.1, dataset_version=1)
+    assert (stands, of(better).verdict["reason"]) == (Progress.PROMOTED, "beats_champion")
+    assert (crown(await world.champion()).model, of(better).verdict["common_rows"]) == (of(better).identity.model, 500)
 
 
 async def test_a_rollback_makes_the_champion_before_champion_again_under_a_new_epoch(world: World) -> None:
