@@ -245,6 +245,9 @@ class ModelPromoted(Event):
     decided_by: str
     reason: str
     decided_at: AwareDatetime
+    validation_auroc: Annotated[
+        Probability | None, Field(description="what the decision that accepted it measured; absent in old events")
+    ] = None
 
 
 class RolloutChanged(Event):
@@ -394,6 +397,39 @@ class DriftDetected(Event):
     detected_at: AwareDatetime
 
 
+class DegradedFigure(BaseModel):
+    """A figure of the champion in service whose whole interval is worse than its limit.
+
+    `auroc`, or `calibration_in_the_large`: the share of readmissions less the mean risk.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Literal["auroc", "calibration_in_the_large"]
+    value: float
+    low: float
+    high: float
+    reference: Annotated[float, Field(description="on validation; 0 for calibration in the large")]
+    limit: Annotated[float, Field(description="the reference and what is allowed to be lost from it")]
+
+
+class PerformanceDegraded(Event):
+    """The champion does worse in service than it was promoted for, as known outcomes show beyond chance."""
+
+    EVENT_TYPE: ClassVar[str] = "readmit.performance.degraded.v1"
+
+    degradation_id: UUID
+    model: ModelVersion
+    epoch: Annotated[int, Field(ge=1)]
+    synthetic: bool
+    window_rows: Annotated[Count, Field(description="predictions with an outcome on which nobody acted")]
+    window_positives: Count
+    window_from: AwareDatetime
+    window_to: AwareDatetime
+    degraded: Annotated[tuple[DegradedFigure, ...], Field(min_length=1)]
+    detected_at: AwareDatetime
+
+
 EVENTS: tuple[type[Event], ...] = (
     IngestionRequested,
     IngestionFinished,
@@ -410,6 +446,7 @@ EVENTS: tuple[type[Event], ...] = (
     PredictionMade,
     OutcomeRecorded,
     DriftDetected,
+    PerformanceDegraded,
 )
 
 __all__ = [
@@ -417,6 +454,7 @@ __all__ = [
     "MODEL_STREAM",
     "ArtifactRef",
     "BatchReady",
+    "DegradedFigure",
     "DriftDetected",
     "Event",
     "FeatureDrift",
@@ -429,6 +467,7 @@ __all__ = [
     "ModelVersion",
     "OtherAnswer",
     "OutcomeRecorded",
+    "PerformanceDegraded",
     "PredictionMade",
     "Role",
     "RolloutChanged",

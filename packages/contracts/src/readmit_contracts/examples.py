@@ -8,6 +8,7 @@ from uuid import UUID
 from readmit_contracts.events import (
     ArtifactRef,
     BatchReady,
+    DegradedFigure,
     DriftDetected,
     Event,
     FeatureDrift,
@@ -20,6 +21,7 @@ from readmit_contracts.events import (
     ModelVersion,
     OtherAnswer,
     OutcomeRecorded,
+    PerformanceDegraded,
     PredictionMade,
     RolloutChanged,
     TrainedModel,
@@ -138,6 +140,7 @@ EXAMPLES: tuple[Event, ...] = (
         decided_by="promoter",
         reason="beats the champion beyond noise",
         decided_at=_AT,
+        validation_auroc=0.668,
     ),
     ModelRejected(
         decision_id=UUID("2b8b1c55-7d43-4a9b-9a15-1f6d5a0e4d44"),
@@ -216,5 +219,17 @@ EXAMPLES: tuple[Event, ...] = (
         drifted=(FeatureDrift(feature="payer_code", psi=0.41, threshold=0.2),),
         synthetic=False,
         detected_at=datetime(2026, 11, 23, 10, 30, tzinfo=UTC),
+    ),
+    PerformanceDegraded(
+        degradation_id=UUID("de6aded0-bbbb-4ccc-8ddd-0123456789ab"),
+        model=_MODEL,
+        epoch=3,
+        synthetic=False,
+        window_rows=1_742,
+        window_positives=203,
+        window_from=_AT,
+        window_to=datetime(2026, 12, 21, 17, 0, tzinfo=UTC),
+        degraded=(DegradedFigure(name="auroc", value=0.551, low=0.478, high=0.624, reference=0.668, limit=0.638),),
+        detected_at=datetime(2027, 1, 20, 17, 0, tzinfo=UTC),
     ),
 )

@@ -72,7 +72,7 @@ MODEL_REGISTERED = Topic(
 )  # fmt: skip
 MODEL_PROMOTED = Topic(
     "model.promoted", events.ModelPromoted, "model stream", 1, None,
-    producers=("promoter",), consumers=("inference", "ui"),
+    producers=("promoter",), consumers=("inference", "monitor", "ui"),
 )  # fmt: skip
 MODEL_REJECTED = Topic(
     "model.rejected", events.ModelRejected, "model stream", 1, 365 * _DAY_MS,
@@ -93,10 +93,14 @@ PREDICTION_MADE = Topic(
 )  # fmt: skip
 OUTCOME_RECORDED = Topic(
     "outcome.recorded", events.OutcomeRecorded, "prediction id", 3, 365 * _DAY_MS,
-    producers=("ingestor",), consumers=("any",),
+    producers=("ingestor",), consumers=("monitor", "any"),
 )  # fmt: skip
 DRIFT_DETECTED = Topic(
     "drift.detected", events.DriftDetected, "model stream", 1, 365 * _DAY_MS,
+    producers=("monitor",), consumers=("promoter",),
+)  # fmt: skip
+PERFORMANCE_DEGRADED = Topic(
+    "performance.degraded", events.PerformanceDegraded, "model stream", 1, 365 * _DAY_MS,
     producers=("monitor",), consumers=("promoter",),
 )  # fmt: skip
 
@@ -116,6 +120,7 @@ TOPICS: tuple[Topic, ...] = (
     PREDICTION_MADE,
     OUTCOME_RECORDED,
     DRIFT_DETECTED,
+    PERFORMANCE_DEGRADED,
 )
 
 DEAD_LETTER_RETENTION_MS = 90 * _DAY_MS
