@@ -1,4 +1,4 @@
-"""The REST face: how far served patients are from the training data, and what was answered lately."""
+"""The REST face: how far served patients are from the training data, what was answered, and what became of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from readmit_monitor import store
+from readmit_monitor import answers, performance, store
 from readmit_monitor.domain import Evaluation, Policy, State
 
 
@@ -37,5 +37,19 @@ def drift_router(pool: store.Pool, policy: Policy) -> APIRouter:
         async with store.transaction(pool) as connection:
             models = await store.summary(connection, policy.window_rows)
         return Summary(rows=sum(served.rows for served in models), models=models)
+
+    return router
+
+
+def performance_router(pool: store.Pool, policy: performance.LivePolicy) -> APIRouter:
+    """`/performance`."""
+    router = APIRouter(tags=["performance"])
+
+    @router.get("/performance")
+    async def last() -> performance.Performance:
+        """The last judgement on the champion by known outcomes, some seconds old at most."""
+        async with store.transaction(pool) as connection:
+            found, _ = await answers.last_performance(connection)
+        return found or performance.assess(None, [], before=frozenset(), policy=policy, now=datetime.now(UTC))
 
     return router

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -12,10 +13,21 @@ from readmit_chassis.envelope import new_envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.outbox import enqueue
 from readmit_chassis.process import end_if_cancelled
-from readmit_contracts.events import MODEL_STREAM, BatchReady, DriftDetected, FeatureDrift, PredictionMade
-from readmit_contracts.topics import DRIFT_DETECTED
-from readmit_monitor import metrics, store
+from readmit_contracts.events import (
+    MODEL_STREAM,
+    BatchReady,
+    DegradedFigure,
+    DriftDetected,
+    FeatureDrift,
+    ModelPromoted,
+    OutcomeRecorded,
+    PerformanceDegraded,
+    PredictionMade,
+)
+from readmit_contracts.topics import DRIFT_DETECTED, PERFORMANCE_DEGRADED
+from readmit_monitor import answers, metrics, performance, store
 from readmit_monitor.domain import Evaluation, Policy, carried, evaluate, newly_drifted, still_drifted
+from readmit_monitor.performance import LivePolicy, Performance
 
 log = structlog.get_logger()
 
@@ -30,11 +42,32 @@ async def on_batch_ready(event: BatchReady, *, pool: store.Pool) -> None:
 
 
 async def on_prediction_made(event: PredictionMade, *, pool: store.Pool) -> bool:
-    """Take the prediction into the window; False when it was there already."""
-    taken = await store.keep(pool, event)
+    """Take the prediction into the window, and keep it for its outcome; False when it was there already.
+
+    Of an encounter that a challenger answered, the champion's answer counts; one on which it was not asked does not.
+    """
+    said = store.champions_answer(event)
+    if said is None:
+        return False
+    async with store.taking(pool) as connection:
+        taken = await store.keep(connection, event, said)
+        await answers.put_prediction(connection, event, said)
     if taken:
         metrics.OBSERVED.inc()
     return taken
+
+
+async def on_outcomes_recorded(events: Sequence[OutcomeRecorded], *, pool: store.Pool) -> None:
+    """Keep what became of predictions, whether they have been heard of or not."""
+    async with store.taking(pool) as connection:
+        news = await answers.put_outcomes(connection, events)
+    metrics.OUTCOMES.inc(news)
+
+
+async def on_model_promoted(event: ModelPromoted, *, pool: store.Pool) -> None:
+    """Remember who is champion, and what it was promoted for."""
+    async with store.taking(pool) as connection:
+        await answers.put_champion(connection, event)
 
 
 async def judge(pool: store.Pool, policy: Policy) -> Evaluation:
@@ -82,13 +115,61 @@ def announcement(evaluation: Evaluation) -> DriftDetected:
     )
 
 
-async def keep_judging(pool: store.Pool, policy: Policy, *, due: asyncio.Event, interval_s: float) -> None:
+async def judge_performance(pool: store.Pool, policy: LivePolicy) -> Performance:
+    """Judge the champion by outcomes and keep the result; say `performance.degraded` when more of it is degraded.
+
+    One replica at a time; result, event and pruning are one transaction. Raises `Transient`.
+    """
+    now = datetime.now(UTC)
+    async with store.transaction(pool) as connection:
+        await store.lock(connection, "performance")
+        last, degraded = await answers.last_performance(connection)
+        champion = await answers.champion(connection)
+        known = []
+        if champion is not None:
+            until = now - policy.outcomes_after
+            known = await answers.window(connection, champion.epoch, policy.window_rows, until=until)
+        before = performance.carried(last, degraded, champion)
+        found = await asyncio.to_thread(performance.assess, champion, known, before=before, policy=policy, now=now)
+        event = degradation(found) if performance.newly_degraded(found, before) else None
+        if event is not None:
+            envelope = new_envelope(PerformanceDegraded.EVENT_TYPE, source=SOURCE, subject=str(event.degradation_id))
+            await enqueue(
+                connection, store.SCHEMA, topic=PERFORMANCE_DEGRADED.name, key=MODEL_STREAM, event=event,
+                envelope=envelope,
+            )  # fmt: skip
+        await answers.put_performance(connection, found, performance.still_degraded(found, before))
+        await answers.prune(connection, now - policy.kept_for)
+    if event is not None:
+        metrics.DEGRADED.inc()
+        figures = {figure.name: round(figure.value, 4) for figure in event.degraded}
+        log.warning("performance_degraded", figures=figures, window_rows=event.window_rows, epoch=event.epoch)
+    return found
+
+
+def degradation(found: Performance) -> PerformanceDegraded:
+    """The event of a judgement that has found the champion degraded."""
+    return PerformanceDegraded(
+        degradation_id=uuid4(),
+        degraded=tuple(DegradedFigure.model_validate(figure.model_dump()) for figure in found.degraded),
+        detected_at=found.evaluated_at,
+        **{
+            name: getattr(found, name)
+            for name in PerformanceDegraded.model_fields.keys() & Performance.model_fields.keys()
+        },
+    )
+
+
+async def keep_judging(
+    pool: store.Pool, policy: Policy, live: LivePolicy, *, due: asyncio.Event, interval_s: float
+) -> None:
     """Judge at the start, whenever it is due, and every `interval_s`; outages of the database are waited out."""
     while True:
         due.clear()
         wait_s = interval_s
         try:
             metrics.show(await judge(pool, policy))
+            metrics.show_performance(await judge_performance(pool, live))
         except Transient as error:
             log.warning("evaluation_waits", error=str(error), retry_in_s=_RETRY_S)
             wait_s = _RETRY_S

@@ -103,6 +103,16 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
         raise Transient(f"database: {error}") from error
 
 
+@asynccontextmanager
+async def taking(pool: Pool) -> AsyncIterator[Connection]:
+    """A transaction for the effect of events. Raises `Transient`, and `BadMessage` for what no column can hold."""
+    try:
+        async with transaction(pool) as connection:
+            yield connection
+    except psycopg.DataError as error:  # its text may hold values
+        raise BadMessage(f"the event cannot be stored: {type(error).__name__}") from error
+
+
 async def lock(connection: Connection, name: str) -> None:
     """Wait until no other transaction holds the lock of this name; it is held until the transaction ends."""
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", (f"{SCHEMA}.{name}",))
@@ -118,16 +128,11 @@ def champions_answer(event: PredictionMade) -> ChampionsAnswer | None:
     return ChampionsAnswer(other.model, other.risk, other.readmitted_within_30_days)
 
 
-async def keep(pool: Pool, event: PredictionMade) -> bool:
-    """Take a prediction into the window; False when it is there already, or has no answer of the champion.
+async def keep(connection: Connection, event: PredictionMade, said: ChampionsAnswer) -> bool:
+    """Take what the champion said of an encounter into the window; False when it is there already.
 
-    Of an encounter that a challenger answered, the champion's answer counts: a window holds what one model says. One
-    that is sent again after it was pruned is older than every window, and is pruned again. Raises `Transient` while the
-    database is away, `BadMessage` for what no column can hold.
+    One that is sent again after it was pruned is older than every window, and is pruned again.
     """
-    said = champions_answer(event)
-    if said is None:
-        return False
     row = {
         "prediction_id": event.prediction_id,
         "at": event.at,
@@ -140,11 +145,7 @@ async def keep(pool: Pool, event: PredictionMade) -> bool:
         "readmitted": said.readmitted,
         "features": Jsonb(features_of(event.features)),
     }
-    try:
-        async with transaction(pool) as connection:
-            return (await connection.execute(_INSERT, row)).rowcount == 1
-    except psycopg.DataError as error:  # its text may hold values
-        raise BadMessage(f"the prediction cannot be stored: {type(error).__name__}") from error
+    return (await connection.execute(_INSERT, row)).rowcount == 1
 
 
 async def count_training_rows(connection: Connection, dataset_version: int) -> dict[str, ValueCounts]:
