@@ -131,6 +131,7 @@ def test_a_stage_that_the_policy_no_longer_has_ends_the_trial() -> None:
         {"approval": "sometimes"},
         {"convergence": {"deadline_s": 0}},
         {"reactions": {"drift": "panic"}},
+        {"reactions": {"degradation": "panic"}},
         {"canary": []},
     ],
 )

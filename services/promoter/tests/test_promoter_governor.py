@@ -17,17 +17,18 @@ from readmit_contracts.events import (
     ModelPromoted,
     ModelRegistered,
     ModelRejected,
+    PerformanceDegraded,
     PredictionMade,
     RolloutChanged,
     TrainingRequested,
 )
 from readmit_contracts.examples import EXAMPLES
-from readmit_promoter import governor, handlers, pods, store
+from readmit_promoter import governor, handlers, pods, reactions, store
 from readmit_promoter.errors import NotAllowed
 from readmit_promoter.governor import Progress, crown, of
 from readmit_promoter.handlers import judge_next
 from readmit_promoter.ledger import Convergence, Entry, Judgement, Rollback, RolloutStage
-from readmit_promoter.policy import Policy
+from readmit_promoter.policy import Policy, load_policy
 from readmit_promoter.rollout_policy import (
     CanaryStage,
     ConvergencePolicy,
@@ -44,6 +45,7 @@ Cohort = Callable[..., dict[str, Any]]
 LOADED = next(example for example in EXAMPLES if isinstance(example, ModelLoaded))
 PREDICTION = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
 DRIFT = next(example for example in EXAMPLES if isinstance(example, DriftDetected))
+DEGRADED = next(example for example in EXAMPLES if isinstance(example, PerformanceDegraded))
 MANUAL = RolloutPolicy(approval="manual")
 STAGED = RolloutPolicy(
     trial=(
@@ -53,6 +55,11 @@ STAGED = RolloutPolicy(
     limits=TrialLimits(judged_from=10),
 )
 CONVERGING = RolloutPolicy(convergence=ConvergencePolicy(deadline_s=60, settle_s=0))
+
+
+def degraded(epoch: int) -> PerformanceDegraded:
+    """That the champion of an epoch does worse than it was promoted for."""
+    return DEGRADED.model_copy(update={"epoch": epoch, "degradation_id": uuid4()})
 
 
 class World:
@@ -421,27 +428,114 @@ async def test_pods_that_refuse_a_challenger_end_its_trial(world: World) -> None
     assert await world.standing(judgement) is Progress.TRIAL_FAILED
 
 
+async def notice(world: World, event: DriftDetected | PerformanceDegraded, rollout: RolloutPolicy) -> None:
+    """An event that is heard twice."""
+    envelope = new_envelope(event.EVENT_TYPE, source="monitor", subject="any")
+    for _ in range(2):
+        await reactions.react(event, envelope, world.pool, rollout)
+
+
+async def reacted(world: World) -> list[tuple[str, str, str]]:
+    """Action, cause and reason of each reaction in the ledger."""
+    found = [(entry.fact.model_dump(), entry.reason) for entry in await world.entries("reaction")]
+    return [(fact["action"], fact["cause"], reason) for fact, reason in found]
+
+
 async def test_drift_asks_for_training_and_not_again_too_soon(world: World) -> None:
     rollout = RolloutPolicy(reactions=Reactions(drift="retrain"))
     for _ in range(2):
-        envelope = new_envelope(DRIFT.EVENT_TYPE, source="monitor", subject="any")
-        await handlers.react(DRIFT, envelope, world.pool, rollout)
-        await handlers.react(DRIFT, envelope, world.pool, rollout)
+        await notice(world, DRIFT, rollout)
     [asked] = await world.said("training.requested", TrainingRequested)
     assert (asked.requested_by, asked.reason) == ("promoter", "drift of payer_code")
-    entries = await world.entries("reaction")
-    assert [entry.fact.model_dump()["action"] for entry in entries] == ["retrain", "alert"]
-    assert "was asked for" in entries[1].reason
+    first, second = await reacted(world)
+    assert first == ("retrain", f"{DRIFT.EVENT_TYPE} {DRIFT.drift_id}", "drift of payer_code")
+    assert second[0] == "alert"
+    assert "was asked for" in second[2]
 
 
-async def test_drift_goes_back_where_the_policy_says_so(world: World) -> None:
-    rollout = RolloutPolicy(reactions=Reactions(drift="rollback"))
+async def test_a_degraded_champion_is_trained_anew_at_the_rate_of_drift(world: World) -> None:
+    rollout = RolloutPolicy(reactions=Reactions(drift="retrain", degradation="retrain"))
+    await world.champions(1.0)
+    await notice(world, degraded(1), rollout)
+    for event in (degraded(1), DRIFT):
+        await notice(world, event, rollout)
+    [asked] = await world.said("training.requested", TrainingRequested)
+    assert "AUROC 0.551 (0.478 to 0.624), limit 0.638" in asked.reason
+    assert [action for action, _, _ in await reacted(world)] == ["retrain", "alert", "alert"]
+
+    eager = RolloutPolicy(reactions=Reactions(degradation="retrain", retrain_at_most_every_s=0))
+    await notice(world, degraded(1), eager)
+    assert len(await world.said("training.requested", TrainingRequested)) == 2
+
+
+async def test_a_degraded_champion_is_rolled_back_from_where_the_policy_says_so(world: World) -> None:
+    rollout = RolloutPolicy(reactions=Reactions(degradation="rollback"))
     first, _ = await world.champions(3.0, 1.0)
-    for _ in range(2):  # the second time there is nothing before: written down, and the champion stays
-        envelope = new_envelope(DRIFT.EVENT_TYPE, source="monitor", subject="any")
-        await handlers.react(DRIFT, envelope, world.pool, rollout)
-    assert crown(await world.champion()).model == of(first).candidate.model
-    assert len(await world.entries("reaction")) == 2
+    event = degraded(2)
+    await notice(world, event, rollout)
+    present = await world.champion()
+    assert isinstance(present.fact, Rollback)
+    assert (present.fact.epoch, present.fact.model) == (3, of(first).candidate.model)
+    assert (present.by, present.reason) == ("promoter", (await reacted(world))[0][2])
+    assert [(action, cause) for action, cause, _ in await reacted(world)] == [
+        ("rollback", f"readmit.performance.degraded.v1 {event.degradation_id}")
+    ]
+
+
+@pytest.mark.parametrize("event", [DRIFT, DEGRADED], ids=["drift", "degradation"])
+async def test_what_is_said_of_a_former_champion_never_takes_the_present_one_away(
+    world: World, event: DriftDetected | PerformanceDegraded
+) -> None:
+    rollout = RolloutPolicy(reactions=Reactions(drift="rollback", degradation="rollback"))
+    await world.champions(3.0, 2.0, 1.0)
+    for epoch in (1, 2, 4):
+        await notice(world, event.model_copy(update={"epoch": epoch}), rollout)
+    assert crown(await world.champion()).epoch == 3
+    found = await reacted(world)
+    assert [action for action, _, _ in found] == ["alert"] * 3
+    assert "no rollback: it is about the champion of epoch 1, and by now that of epoch 3 is" in found[0][2]
+
+
+async def test_a_former_champion_that_is_degraded_is_not_trained_anew_but_patients_that_have_changed_are_learned(
+    world: World,
+) -> None:
+    rollout = RolloutPolicy(reactions=Reactions(drift="retrain", degradation="retrain"))
+    await world.champions(3.0, 1.0)
+    await notice(world, degraded(1), rollout)
+    assert await world.said("training.requested", TrainingRequested) == []
+    await notice(world, DRIFT.model_copy(update={"epoch": 1}), rollout)
+    assert len(await world.said("training.requested", TrainingRequested)) == 1
+    assert [action for action, _, _ in await reacted(world)] == ["alert", "retrain"]
+
+
+async def test_with_nothing_to_go_back_to_the_champion_stays_and_the_ledger_says_why(world: World) -> None:
+    rollout = RolloutPolicy(reactions=Reactions(drift="rollback", degradation="rollback"))
+    await notice(world, degraded(1), rollout)
+    await world.champions(1.0)
+    await notice(world, DRIFT.model_copy(update={"epoch": 1}), rollout)
+    assert crown(await world.champion()).epoch == 1
+    (nobody, _, of_whom), (alone, _, why) = await reacted(world)
+    assert (nobody, alone) == ("alert", "alert")
+    assert "nobody is champion" in of_whom
+    assert "no rollback: There is no champion before the present one" in why
+
+
+async def test_by_the_shipped_policy_a_loss_is_only_written_down(world: World) -> None:
+    await world.champions(3.0, 1.0)
+    await notice(world, degraded(2), load_policy().rollout)
+    assert crown(await world.champion()).epoch == 2
+    [(action, _, why)] = await reacted(world)
+    assert action == "alert"
+    assert why.endswith("1742 outcomes, 203 readmissions")
+
+
+async def test_a_promotion_and_the_way_back_to_it_say_what_was_measured_of_the_model(world: World) -> None:
+    first, second = await world.champions(3.0, 1.0)
+    await world.roll_back()
+    said = [event.validation_auroc for event in await world.said("model.promoted", ModelPromoted)]
+    measured = [of(judgement).verdict["auroc"]["point"] for judgement in (first, second)]
+    assert said == [measured[0], measured[1], measured[0]]
+    assert 0.5 < measured[0] < measured[1]
 
 
 async def test_the_champion_and_the_trial_are_announced_again_unchanged(world: World) -> None:

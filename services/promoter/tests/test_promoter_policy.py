@@ -80,7 +80,7 @@ def test_an_unknown_gate_is_named_and_the_known_ones_are_listed() -> None:
         ("comparison: superiority", "comparison: non_inferiority", "gates.champion: non_inferiority takes a margin"),
         ("comparison: superiority", "comparison: superiority\n    margin: 0.1", "superiority takes none"),
         ("error_rate: 0.05", "error_rate: 0.0001", "bootstrap: 1000 resamples are too few for an error rate of 0.0001"),
-        ('version: "1"', "version: 2026-11-28", "version: datetime.date(2026, 11, 28): Input should be a valid string"),
+        ('version: "2"', "version: 2026-11-28", "version: datetime.date(2026, 11, 28): Input should be a valid string"),
         ("max_bytes: 33554432", "max_bytes: 1\n    max_bytes: 2", "not YAML: 'max_bytes' is there twice"),
         ("gates:", "gates: [", "not YAML:"),
         ("trial: []", "trial: [{stage: blue}]", "rollout.trial.0: "),
@@ -108,7 +108,7 @@ def test_a_file_that_is_not_there_or_no_policy_is_refused_with_its_name(tmp_path
     with pytest.raises(PolicyError, match="no policy"):
         load_policy(huge)
     own = tmp_path / "own.yaml"
-    own.write_text(DEFAULT.replace('version: "1"', 'version: "ours 3"'))
+    own.write_text(DEFAULT.replace('version: "2"', 'version: "ours 3"'))
     assert load_policy(own).version == "ours 3"
 
 
@@ -132,7 +132,7 @@ def test_a_service_does_not_start_with_a_policy_that_is_none(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "code", "told"),
     [
-        (("", ""), 0, "own.yaml: version 1, digest "),
+        (("", ""), 0, "own.yaml: version 2, digest "),
         (("max_error: 0.03", "max_error: 7"), 2, "own.yaml: gates.calibration.max_error: 7: Input should be less than"),
         (("version:", "versoin:"), 2, "own.yaml: versoin: unknown entry; known are version, bootstrap, gates, rollout"),
     ],

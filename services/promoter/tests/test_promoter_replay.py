@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from readmit_contracts.events import ArtifactRef
-from readmit_promoter.canonical import canonical
+from readmit_promoter.canonical import canonical, digest
 from readmit_promoter.domain import Case, judge
 from readmit_promoter.errors import DocumentError, EvidenceError
 from readmit_promoter.evidence import read_evidence
@@ -74,12 +74,21 @@ def test_a_decision_follows_from_what_was_kept_of_it(decided: SeeAgain) -> None:
         assert replay(document, fetching(shelf)).match is Match.SAME
 
 
+def test_a_decision_by_a_policy_that_could_not_say_as_much_as_one_of_today_follows_all_the_same(
+    decided: SeeAgain,
+) -> None:
+    document, shelf = decided()
+    del document["policy"]["rollout"]["reactions"]["degradation"]
+    document["verdict"]["policy_sha256"] = digest(document["policy"])
+    assert replay(document, fetching(shelf)).match is Match.SAME
+
+
 def test_a_decision_is_the_same_bytes_on_a_machine_with_other_instructions(decided: SeeAgain, tmp_path: Path) -> None:
     """As far as one machine can play another: numpy without its vector code, and a BLAS for an old processor."""
     document, shelf = decided()
     (tmp_path / "decision.json").write_bytes(canonical(document))
-    for digest, data in shelf.items():
-        (tmp_path / digest).write_bytes(data)
+    for sha256, data in shelf.items():
+        (tmp_path / sha256).write_bytes(data)
     program = (
         "import json, sys, pathlib; from readmit_promoter.replay import replay\n"
         "folder = pathlib.Path(sys.argv[1]); document = json.loads((folder / 'decision.json').read_bytes())\n"
@@ -96,10 +105,10 @@ def test_a_decision_is_the_same_bytes_on_a_machine_with_other_instructions(decid
 
 def test_evidence_that_is_gone_or_altered_is_missing(decided: SeeAgain) -> None:
     document, shelf = decided()
-    for digest in shelf:
-        gone = replay(document, fetching({key: data for key, data in shelf.items() if key != digest}))
+    for sha256 in shelf:
+        gone = replay(document, fetching({key: data for key, data in shelf.items() if key != sha256}))
         assert (gone.match, "there is nothing at" in gone.detail) == (Match.EVIDENCE_MISSING, True)
-        altered = replay(document, fetching(shelf | {digest: shelf[digest] + b"x"}))
+        altered = replay(document, fetching(shelf | {sha256: shelf[sha256] + b"x"}))
         assert (altered.match, "are not those of digest" in altered.detail) == (Match.EVIDENCE_MISSING, True)
 
 

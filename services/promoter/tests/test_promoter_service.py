@@ -29,7 +29,16 @@ from readmit_chassis.process import Process
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.settings import load_settings
 from readmit_chassis.testing import embedded_kafka, free_port
-from readmit_contracts.events import Event, ModelLoaded, ModelPromoted, ModelRegistered, ModelRejected
+from readmit_contracts.events import (
+    DriftDetected,
+    Event,
+    ModelLoaded,
+    ModelPromoted,
+    ModelRegistered,
+    ModelRejected,
+    PerformanceDegraded,
+    PredictionMade,
+)
 from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import (
     DRIFT_DETECTED,
@@ -37,6 +46,7 @@ from readmit_contracts.topics import (
     MODEL_PROMOTED,
     MODEL_REGISTERED,
     MODEL_REJECTED,
+    PERFORMANCE_DEGRADED,
     PREDICTION_MADE,
 )
 from readmit_promoter import candidates, pods, store
@@ -52,6 +62,8 @@ Candidate = Callable[..., ModelRegistered]
 Cohort = Callable[..., dict[str, Any]]
 #: FastStream forgets to close its producer when Kafka cannot be reached.
 KAFKA_AWAY = pytest.mark.filterwarnings("ignore:Unclosed AIOKafkaProducer:ResourceWarning")
+DRIFT = next(example for example in EXAMPLES if isinstance(example, DriftDetected))
+DEGRADED = next(example for example in EXAMPLES if isinstance(example, PerformanceDegraded))
 LOADED = next(example for example in EXAMPLES if isinstance(example, ModelLoaded))
 
 
@@ -123,7 +135,9 @@ async def test_from_registered_to_promoted_to_loaded_over_kafka(
 ) -> None:
     """A candidate comes in as an event; the promotion goes out as one; MLflow is away all the time."""
     with embedded_kafka() as address:
-        topics = (MODEL_REGISTERED, MODEL_PROMOTED, MODEL_LOADED, PREDICTION_MADE, DRIFT_DETECTED)
+        topics = (
+            MODEL_REGISTERED, MODEL_PROMOTED, MODEL_LOADED, PREDICTION_MADE, DRIFT_DETECTED, PERFORMANCE_DEGRADED,
+        )  # fmt: skip
         await create_topics(address, [(topic.name, 1, {}) for topic in topics])
         kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
         settings = settings.model_copy(update={"kafka": kafka})
@@ -153,6 +167,10 @@ async def test_from_registered_to_promoted_to_loaded_over_kafka(
                 promotion = (await client.get("/rollout")).json()["promotion"]
                 assert (promotion["epoch"], promotion["missing"], len(promotion["pods"])) == (1, [], 1)
                 assert 0 < promotion["first_s"] == promotion["median_s"] == promotion["last_s"] < 60
+
+                for topic, noticed in ((DRIFT_DETECTED, DRIFT), (PERFORMANCE_DEGRADED, DEGRADED)):
+                    await publish(outside, topic=topic.name, key="any", event=noticed, envelope=_envelope(noticed))
+                await until(lambda: _has_reacted(client, DRIFT.EVENT_TYPE, DEGRADED.EVENT_TYPE))
             assert process.failure is None
         finally:
             await outside.stop()
@@ -273,6 +291,12 @@ async def _is_ready(client: httpx.AsyncClient) -> bool:
 
 async def _has_converged(client: httpx.AsyncClient) -> bool:
     return (await client.get("/rollout")).json()["promotion"]["status"] == "converged"
+
+
+async def _has_reacted(client: httpx.AsyncClient, *causes: str) -> bool:
+    """By what the ledger says: once to each of these types of event."""
+    entries = (await client.get("/ledger?kind=reaction")).json()["entries"]
+    return sorted(entry["fact"]["cause"].split()[0] for entry in entries) == sorted(causes)
 
 
 async def _pods(client: httpx.AsyncClient) -> bool:
@@ -397,7 +421,7 @@ async def test_a_database_that_is_away_is_503_as_problem_details() -> None:
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("event", [ModelRegistered, ModelLoaded])
+@pytest.mark.parametrize("event", [ModelRegistered, ModelLoaded, PredictionMade, DriftDetected, PerformanceDegraded])
 def test_the_examples_of_the_contract_can_be_read(event: type[Event]) -> None:
     example = next(example for example in EXAMPLES if isinstance(example, event))
     assert event.model_validate_json(example.model_dump_json()) == example

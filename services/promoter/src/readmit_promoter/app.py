@@ -25,9 +25,16 @@ from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore, S3Store
-from readmit_contracts.events import DriftDetected, ModelLoaded, PredictionMade
-from readmit_contracts.topics import DRIFT_DETECTED, MODEL_LOADED, MODEL_REGISTERED, PREDICTION_MADE, Topic
-from readmit_promoter import candidates, governor, handlers, pods, store
+from readmit_contracts.events import DriftDetected, ModelLoaded, PerformanceDegraded, PredictionMade
+from readmit_contracts.topics import (
+    DRIFT_DETECTED,
+    MODEL_LOADED,
+    MODEL_REGISTERED,
+    PERFORMANCE_DEGRADED,
+    PREDICTION_MADE,
+    Topic,
+)
+from readmit_promoter import candidates, governor, handlers, pods, reactions, store
 from readmit_promoter.announcement import Announcement
 from readmit_promoter.api import reading_router
 from readmit_promoter.commands import Command, answer_problems, candidate_commands, champion_commands
@@ -39,7 +46,11 @@ from readmit_promoter.settings import Settings
 
 _GROUP = "promoter"
 #: Groups of their own: each consumer that joins a group stops all of it for seconds.
-_GROUPS = {PREDICTION_MADE: "promoter.predictions", DRIFT_DETECTED: "promoter.drift"}
+_GROUPS = {
+    PREDICTION_MADE: "promoter.predictions",
+    DRIFT_DETECTED: "promoter.drift",
+    PERFORMANCE_DEGRADED: "promoter.performance",
+}
 #: One that cannot be read whole is refused in the ledger, and not in the dead-letter topic alone.
 _READ_AS = {MODEL_REGISTERED: Announcement}
 #: How often a trial and a convergence are looked at without news.
@@ -75,8 +86,8 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
     async def on_prediction(event: PredictionMade, _: Envelope) -> None:
         await handlers.take_answer(event, pool, rollout)
 
-    async def on_drift(event: DriftDetected, envelope: Envelope) -> None:
-        await handlers.react(event, envelope, pool, rollout)
+    async def on_noticed(event: DriftDetected | PerformanceDegraded, envelope: Envelope) -> None:
+        await reactions.react(event, envelope, pool, rollout)
         changed()
 
     _hear(
@@ -86,7 +97,8 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
             MODEL_REGISTERED: on_registered,
             MODEL_LOADED: on_loaded,
             PREDICTION_MADE: on_prediction,
-            DRIFT_DETECTED: on_drift,
+            DRIFT_DETECTED: on_noticed,
+            PERFORMANCE_DEGRADED: on_noticed,
         },
     )
 

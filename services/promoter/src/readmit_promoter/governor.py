@@ -328,6 +328,8 @@ def stands(judgement: Entry, later: Sequence[Entry], champion: Entry | None) -> 
 async def announce(connection: Connection, entry: Entry, cause: Envelope | None) -> None:
     """`model.promoted` of a promotion or rollback; the same each time it is announced."""
     fact = crown(entry)
+    judgement = await store.entry(connection, fact.judgement_id)
+    auroc = of(judgement).verdict.get("auroc") if judgement else None
     event = ModelPromoted(
         epoch=fact.epoch,
         action="rollback" if isinstance(fact, Rollback) else "promotion",
@@ -339,6 +341,7 @@ async def announce(connection: Connection, entry: Entry, cause: Envelope | None)
         decided_by=entry.by,
         reason=entry.reason,
         decided_at=entry.at,
+        validation_auroc=auroc["point"] if auroc else None,
     )
     envelope = new_envelope(ModelPromoted.EVENT_TYPE, source=SOURCE, subject=str(fact.epoch), cause=cause)
     await enqueue(connection, store.SCHEMA, topic=MODEL_PROMOTED.name, key=MODEL_STREAM, event=event, envelope=envelope)

@@ -7,16 +7,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
-from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
-from readmit_chassis.inbox import first_time
 from readmit_chassis.process import end_if_cancelled
 from readmit_chassis.s3 import ObjectMissing, ObjectStore
-from readmit_contracts.events import ArtifactRef, DriftDetected, ModelRegistered, PredictionMade
+from readmit_contracts.events import ArtifactRef, ModelRegistered, PredictionMade
 from readmit_promoter import governor, metrics, pods, store
 from readmit_promoter.convergence import progress
 from readmit_promoter.domain import Case, Champion, judge
@@ -24,7 +22,7 @@ from readmit_promoter.errors import EvidenceError, NotAllowed, RegistryError
 from readmit_promoter.evidence import MAX_EVIDENCE_BYTES, OBJECT_URI, Evidence, read_evidence
 from readmit_promoter.governor import Progress, crown
 from readmit_promoter.inspection import Inspection, inspect_bundle
-from readmit_promoter.ledger import SOURCE, Convergence, Entry, Judgement, Opponent, Reaction, Rollback, RolloutStage
+from readmit_promoter.ledger import SOURCE, Convergence, Entry, Judgement, Opponent, Rollback, RolloutStage
 from readmit_promoter.policy import Policy
 from readmit_promoter.registry import MlflowRegistry, mirror, standings
 from readmit_promoter.replay import kept
@@ -225,41 +223,6 @@ async def settled(connection: Connection, epoch: int) -> Entry | None:
     for entry in await store.entries(connection, (Convergence.KIND,), limit=1):
         if isinstance(entry.fact, Convergence) and entry.fact.promotion_epoch == epoch:
             return entry
-    return None
-
-
-async def react(event: DriftDetected, envelope: Envelope, pool: Pool, rollout: RolloutPolicy) -> None:
-    """Do what the policy says of drift, once for each event."""
-    cause = f"{DriftDetected.EVENT_TYPE} {event.drift_id}"
-    features = ", ".join(feature.feature for feature in event.drifted)
-    async with store.writing(pool) as connection:
-        if not await first_time(connection, store.SCHEMA, "react", envelope.id):
-            return
-        action, why = rollout.reactions.drift, f"drift of {features}"
-        if action == "retrain":
-            last = await _last_retraining(connection)
-            since_s = None if last is None else (datetime.now(UTC) - last).total_seconds()
-            if since_s is not None and since_s < rollout.reactions.retrain_at_most_every_s:
-                action, why = "alert", f"{why}; retraining was asked for {since_s:.0f} s ago"
-        request_id = uuid4() if action == "retrain" else None
-        await store.append(
-            connection, Reaction(cause=cause, action=action, request_id=request_id), by=SOURCE, reason=why
-        )
-        if request_id is not None:
-            await governor.request_training(connection, request_id, reason=why, cause=envelope)
-        if action == "rollback":
-            try:
-                await governor.roll_back(connection, to=None, by=SOURCE, reason=why, cause=envelope)
-            except NotAllowed as nothing:
-                log.warning("not_rolled_back", reason=nothing.detail)
-    metrics.REACTIONS.labels(action).inc()
-    log.warning("drift", action=action, why=why)
-
-
-async def _last_retraining(connection: Connection) -> datetime | None:
-    for entry in await store.entries(connection, (Reaction.KIND,)):
-        if isinstance(entry.fact, Reaction) and entry.fact.action == "retrain":
-            return entry.at
     return None
 
 

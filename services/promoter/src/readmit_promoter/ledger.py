@@ -25,6 +25,7 @@ from readmit_contracts.events import (
 )
 from readmit_promoter.announcement import Identity
 from readmit_promoter.canonical import canonical
+from readmit_promoter.rollout_policy import Action
 
 #: Who decides and announces, where no person does.
 SOURCE = "promoter"
@@ -181,7 +182,7 @@ class Reaction(Fact):
     KIND: ClassVar[str] = "reaction"
 
     cause: Annotated[str, Field(description="event type and id")]
-    action: Literal["retrain", "rollback", "alert"]
+    action: Action
     request_id: UUID | None = None
 
 

@@ -74,7 +74,11 @@ CONVERGENCE_SECONDS = Histogram(
     "Time from a promotion until the last live pod served it.",
     buckets=(0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
 )
-REACTIONS = Counter("reactions_total", "What was done about drift, by what the policy says.", ["action"])
+REACTIONS = Counter(
+    "reactions_total",
+    "What was done about drift of the patients and degradation of the champion, as the policy says.",
+    ["cause", "action"],
+)
 DENIALS = Counter("denials_total", "What known people asked for and was not done, by problem.", ["problem"])
 
 # A rate needs a zero to start from.
@@ -84,8 +88,9 @@ for reason in Reason:
 
 for outcome in ("converged", "failed"):
     CONVERGENCES.labels(outcome)
-for action in ("retrain", "rollback", "alert"):
-    REACTIONS.labels(action)
+for cause in ("drift", "degradation"):
+    for action in ("retrain", "rollback", "alert"):
+        REACTIONS.labels(cause, action)
 
 
 def note_convergence(fact: Convergence) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from readmit_contracts.events import ArtifactRef, ModelRegistered, ModelVersion
 from readmit_promoter.announcement import AnnouncementProblem, Identity
-from readmit_promoter.canonical import Document, canonical
+from readmit_promoter.canonical import Document, canonical, digest
 from readmit_promoter.domain import Case, Champion, judge, refuse_unread
 from readmit_promoter.errors import DocumentError, EvidenceError
 from readmit_promoter.evidence import Evidence, read_evidence
@@ -144,6 +144,8 @@ def replay(document: Mapping[str, Any], fetch: Fetch) -> Replay:
     except _Missing as missing:
         return Replay(Match.EVIDENCE_MISSING, detail=str(missing))
     derived, before = verdict.document(), dict(document["verdict"])
+    # Of the policy as it was kept: since then, policies may have learned to say more.
+    derived["policy_sha256"] = digest(document["policy"])
     if canonical(derived) == canonical(before):
         return Replay(Match.SAME)
     return Replay(Match.DIFFERS, tuple(_differences(before, derived)))

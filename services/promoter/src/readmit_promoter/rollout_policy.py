@@ -9,6 +9,7 @@ from pydantic import Field
 from readmit_contracts.events import Probability
 from readmit_promoter.part import Part
 
+Action = Literal["retrain", "rollback", "alert"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -65,10 +66,15 @@ class ConvergencePolicy(Part):
 
 
 class Reactions(Part):
-    """What happens when served patients differ from those that models were trained on."""
+    """What happens by itself to a champion that serves."""
 
-    drift: Literal["retrain", "rollback", "alert"] = "alert"
-    retrain_at_most_every_s: Seconds = 86_400.0
+    drift: Annotated[Action, Field(description="served patients differ from those that models were trained on")] = (
+        "alert"
+    )
+    degradation: Annotated[
+        Action, Field(description="known outcomes show that the champion does worse than it was promoted for")
+    ] = "alert"
+    retrain_at_most_every_s: Annotated[Seconds, Field(description="whatever the cause")] = 86_400.0
 
 
 class RolloutPolicy(Part):
