@@ -232,9 +232,10 @@ def _governance() -> Row:
             Query("sum by (outcome) (increase(convergences_total[$__rate_interval]))", "{{outcome}}"), width=12,
         ),
         counts(
-            About("Reactions to drift", "What was done about drift, as the policy says. Many: the source or the "
-                  "patients have changed, see Model.", "none", ("DataDrift",)),
-            Query("sum by (action) (increase(reactions_total[$__rate_interval]))", "{{action}}"),
+            About("Reactions", "What was done about drift of the patients and degradation of the champion, as the "
+                  "policy says. Many: the source or the patients have changed, see Model.", "none",
+                  ("DataDrift", "ModelDegraded")),
+            Query("sum by (cause, action) (increase(reactions_total[$__rate_interval]))", "{{cause}}: {{action}}"),
         ),
         counts(
             About("Denied", "What known people asked for and was not done, by problem. forbidden: somebody's role is "

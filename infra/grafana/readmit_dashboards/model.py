@@ -12,13 +12,13 @@ _STALE_S = 90 * 86_400
 
 
 def model() -> Dashboard:
-    """The champion, its business figures, its candidates, drift."""
+    """The champion, its business figures, what outcomes say of it, its candidates, drift."""
     return board(
         "readmit-model",
         "Model",
-        "The champion's quality on validation patients, what its alerts mean to a ward, the candidates, and drift. "
-        "Nothing here has seen the test split.",
-        [_champion(), _business(), _history(), _candidates(), _drift()],
+        "The champion's quality on validation patients and in service, what its alerts mean to a ward, the candidates, "
+        "and drift. Nothing here has seen the test split.",
+        [_champion(), _business(), _history(), _in_service(), _candidates(), _drift()],
         [chosen("feature", "Feature", "label_values(drift_psi, feature)", "Features whose drift to look at")],
     )
 
@@ -137,6 +137,35 @@ def _history() -> Row:
                   "0.01: do not read the risk as a probability.", "none"),
             Query("max(champion_brier)", "Brier score"), Query("max(champion_calibration_error)", "calibration error"),
             steps=True,
+        ),
+    ))  # fmt: skip
+
+
+def _in_service() -> Row:
+    return Row("What became of the patients", (
+        lines(
+            About("AUROC in service", "Of the champion's answers with a known outcome, with its interval, beside what "
+                  "its promotion measured and the limit. The whole interval below the limit: degraded. Gaps: too few "
+                  "outcomes.", "none", ("ModelDegraded",)),
+            Query("max(live_auroc_high)", "upper"), Query("max(live_auroc)", "in service"),
+            Query("max(live_auroc_low)", "lower"), Query("max(live_auroc_limit)", "limit"),
+            Query("max(champion_auroc)", "validation"),
+            minimum=None, bands={"upper": "lower"},
+        ),
+        lines(
+            About("Readmissions less risk, in service", "Share of readmissions less the mean risk. Above 0: risks are "
+                  "too low, below: too high. The whole interval beyond 0.03 either way: degraded.", "percentunit",
+                  ("ModelDegraded",)),
+            Query("max(live_calibration_in_the_large_high)", "upper"),
+            Query("max(live_calibration_in_the_large)", "in service"),
+            Query("max(live_calibration_in_the_large_low)", "lower"),
+            minimum=None, bands={"upper": "lower"},
+        ),
+        lines(
+            About("Outcomes judged and left out", "Predictions with an outcome that are judged, and those left out "
+                  "since somebody acted on them. None: nobody records outcomes, or the champion is younger than "
+                  "they take.", "short"),
+            Query("max(live_outcome_rows)", "judged"), Query("max(live_intervened_rows)", "acted upon"),
         ),
     ))  # fmt: skip
 
