@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
+DEGRADED = {
+    "state": "degraded", "min_rows": 500, "window_rows": 1742, "window_positives": 203, "intervened": 258,
+    "window_to": "2026-12-21T17:00:00Z",
+    "figures": [
+        {"name": "auroc", "value": 0.551, "low": 0.478, "high": 0.624, "reference": 0.668, "limit": 0.638,
+         "degraded": True},
+    ],
+}  # fmt: skip
 DRIFTED = {
     "state": "drifted", "min_rows": 500, "window_rows": 2000, "window_to": "2026-11-25T04:00:00Z",
     "reference_dataset_version": 1, "reference_rows": 69512,
@@ -72,6 +80,8 @@ class FakeServices:
                 return self._predict(request)
             case "monitor", "/drift":
                 return httpx.Response(200, json=DRIFTED)
+            case "monitor", "/performance":
+                return httpx.Response(200, json=DEGRADED)
             case "promoter", _:
                 return self._promoter(request)
             case _:
@@ -177,6 +187,7 @@ def test_the_loop_shows_what_is_there_and_what_is_away(browser: Browser, address
     page.get_by_role("tab", name=ENGLISH.tab_loop).click()
     page.locator("#table-pods", has_text=ENGLISH.nothing_yet).wait_for()
     page.locator("#table-drift .rm-state", has_text=ENGLISH.drift_states["drifted"]).wait_for()
+    page.locator("#table-outcomes .rm-state", has_text=ENGLISH.outcome_states["degraded"]).wait_for()
     page.locator("#table-jobs", has_text=re.compile(ENGLISH.away)).wait_for()
     page.locator("#table-rollout", has_text=ENGLISH.states["converged"]).wait_for()
     page.locator("#table-gates", has_text="slope 1.1").wait_for()

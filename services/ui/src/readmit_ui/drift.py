@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from readmit_contracts.encounter import BY_KEY
-from readmit_ui.rendering import figure, state, table, when
+from readmit_ui.rendering import figure, judgement, state, table
 from readmit_ui.texts import Texts
 
 _SHOWN = 5
@@ -35,16 +34,8 @@ DRIFT = DriftPanel()
 
 
 def _intro(drift: Mapping[str, Any], texts: Texts) -> str:
-    name = str(drift["state"])
-    known = {key: "" if value is None else value for key, value in drift.items()}
-    known |= {"window_to": when(drift.get("window_to"))}
-    words = texts.drift_details.get(name, "")
-    try:
-        detail = words.format(**known)
-    except KeyError:  # a monitor of another version
-        detail = ""
-    level = "bad" if name == "drifted" else "good" if name == "stable" else "wait"
-    return f'<p><b class="rm-state {level}">{escape(state(name, texts.drift_states))}</b> {escape(detail)}</p>'
+    levels = {"drifted": "bad", "stable": "good"}
+    return judgement(drift, levels, texts.drift_states, texts.drift_details)
 
 
 def _rows(drift: Mapping[str, Any], texts: Texts) -> list[list[str]]:

@@ -14,6 +14,7 @@ from readmit_ui import gates, rendering
 from readmit_ui.clients import Services
 from readmit_ui.drift import DRIFT, DriftPanel
 from readmit_ui.form import GROUPS, Control, Field, Value, encounter_of, fields, is_common
+from readmit_ui.outcomes import OUTCOMES, OutcomesPanel
 from readmit_ui.rollout import ROLLOUT, RolloutPanel
 from readmit_ui.tables import DECISIONS_PATH, TABLES, Table
 from readmit_ui.texts import Texts
@@ -22,7 +23,9 @@ from readmit_ui.texts import Texts
 _WIDE = {"max_glu_serum", "a1cresult", "change", "diabetesmed"}
 
 #: What the loop's tab shows, from top to bottom: nearest to the patient first.
-_PANELS: tuple[Table | DriftPanel | RolloutPanel, ...] = (ROLLOUT, TABLES[0], DRIFT, *TABLES[1:])
+_PANELS: tuple[Table | DriftPanel | OutcomesPanel | RolloutPanel, ...] = (
+    ROLLOUT, TABLES[0], DRIFT, OUTCOMES, *TABLES[1:],
+)  # fmt: skip
 
 #: As the promoter takes them.
 _SHORTEST_REASON = 3

@@ -184,3 +184,18 @@ def when(value: object) -> str:
         return datetime.fromisoformat(str(value)).strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
         return ""
+
+
+def judgement(
+    document: Mapping[str, Any], levels: Mapping[str, str], states: Mapping[str, str], details: Mapping[str, str]
+) -> str:
+    """The state of a judgement of the monitor, and its sentence, filled in from the document."""
+    name = str(document["state"])
+    known = {key: "" if value is None else value for key, value in document.items()}
+    known |= {"window_to": when(document.get("window_to"))}
+    try:
+        detail = details.get(name, "").format(**known)
+    except KeyError:  # a monitor of another version
+        detail = ""
+    level = levels.get(name, "wait")
+    return f'<p><b class="rm-state {level}">{escape(state(name, states))}</b> {escape(detail)}</p>'

@@ -201,7 +201,8 @@ SPANISH = Texts(
     nothing_yet="Aún nada.",
     tables={
         "datasets": "Conjuntos de datos y lotes", "jobs": "Entrenamientos", "decisions": "Decisiones",
-        "pods": "Quién sirve qué", "drift": "Deriva", "rollout": "La promoción más reciente", "gates": "Criterios",
+        "pods": "Quién sirve qué", "drift": "Deriva", "outcomes": "Qué fue de los pacientes",
+        "rollout": "La promoción más reciente", "gates": "Criterios",
     },
     columns={
         "dataset": "Conjunto", "batch": "Lote", "rows": "Filas", "positives": "Reingresos", "synthetic": "Sintético",
@@ -209,6 +210,7 @@ SPANISH = Texts(
         "auroc": "AUROC", "version": "Versión", "model": "Modelo", "outcome": "Resultado",
         "difference": "Diferencia (90 %)", "epoch": "Época", "reason": "Motivo", "decided": "Decidido", "pod": "Pod",
         "load_ms": "Carga (ms)", "at": "Cuándo", "digest": "Huella", "feature": "Variable", "psi": "PSI",
+        "figure": "Cifra", "in_service": "En servicio", "interval": "Intervalo", "limit": "Límite",
         "threshold": "Umbral", "after_s": "La sirve tras (s)", "gate": "Criterio", "figures": "Cifras",
     },
     states={
@@ -257,6 +259,20 @@ SPANISH = Texts(
         "de entrenamiento del conjunto {reference_dataset_version}.",
     },
     drift_risk="Riesgo (desde que el modelo está en servicio)",
+    outcome_states={
+        "no_champion": "nada que juzgar", "too_few": "muy pocas para juzgar", "sound": "como cuando se promovió",
+        "degraded": "peor que cuando se promovió",
+    },
+    outcome_details={
+        "no_champion": "Aún no se ha promovido ningún modelo.",
+        "too_few": "{window_rows} predicciones de este campeón con un resultado que se puede juzgar, de las {min_rows} "
+        "que hacen falta; {intervened} no cuentan, porque alguien actuó.",
+        "sound": "Las últimas {window_rows} predicciones (hasta {window_to}) con resultado, {window_positives} de "
+        "ellas con reingreso; {intervened} no cuentan, porque alguien actuó.",
+        "degraded": "Las últimas {window_rows} predicciones (hasta {window_to}) con resultado, {window_positives} de "
+        "ellas con reingreso; {intervened} no cuentan, porque alguien actuó.",
+    },
+    outcome_figures={"auroc": "AUROC", "calibration_in_the_large": "Proporción de reingresos menos riesgo medio"},
     yes="sí",
     no="no",
 )  # fmt: skip

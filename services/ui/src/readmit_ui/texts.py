@@ -77,6 +77,9 @@ class Texts:
     drift_states: Mapping[str, str]
     drift_details: Mapping[str, str]
     drift_risk: str
+    outcome_states: Mapping[str, str]
+    outcome_details: Mapping[str, str]
+    outcome_figures: Mapping[str, str]
     yes: str
     no: str
 
@@ -209,7 +212,8 @@ ENGLISH = Texts(
     away="This service does not answer just now. The others are shown as they are.",
     nothing_yet="Nothing yet.",
     tables={"datasets": "Datasets and batches", "jobs": "Fits", "decisions": "Decisions", "pods": "Who serves what",
-            "drift": "Drift", "rollout": "The newest promotion", "gates": "Gates"},
+            "drift": "Drift", "outcomes": "What became of the patients",
+            "rollout": "The newest promotion", "gates": "Gates"},
     columns={
         "dataset": "Dataset", "batch": "Batch", "rows": "Rows", "positives": "Readmitted", "synthetic": "Synthetic",
         "created": "Created", "family": "Family", "status": "Status", "attempts": "Attempts", "seconds": "Seconds",
@@ -217,6 +221,7 @@ ENGLISH = Texts(
         "difference": "Difference (90 %)",
         "epoch": "Epoch", "reason": "Reason", "decided": "Decided", "pod": "Pod", "load_ms": "Load (ms)", "at": "At",
         "digest": "Digest", "feature": "Feature", "psi": "PSI", "threshold": "Threshold",
+        "figure": "Figure", "in_service": "In service", "interval": "Interval", "limit": "Limit",
         "after_s": "Serves it after (s)", "gate": "Gate", "figures": "Figures",
     },
     states={
@@ -264,6 +269,20 @@ ENGLISH = Texts(
         "rows of dataset {reference_dataset_version}.",
     },
     drift_risk="Risk (since the model went into service)",
+    outcome_states={
+        "no_champion": "nothing to judge", "too_few": "too few to judge", "sound": "as it was promoted for",
+        "degraded": "worse than it was promoted for",
+    },
+    outcome_details={
+        "no_champion": "Nothing has been promoted yet.",
+        "too_few": "{window_rows} predictions of this champion with an outcome that can be judged, of the {min_rows} "
+        "that a judgement takes; {intervened} are left out, since somebody acted on them.",
+        "sound": "The last {window_rows} predictions (until {window_to}) with an outcome, {window_positives} of them "
+        "readmitted; {intervened} are left out, since somebody acted on them.",
+        "degraded": "The last {window_rows} predictions (until {window_to}) with an outcome, {window_positives} of "
+        "them readmitted; {intervened} are left out, since somebody acted on them.",
+    },
+    outcome_figures={"auroc": "AUROC", "calibration_in_the_large": "Share readmitted less mean risk"},
     yes="yes",
     no="no",
 )  # fmt: skip
