@@ -140,6 +140,15 @@ async def watching(settings: Settings, **changed: Any) -> AsyncIterator[tuple[ht
             await outside.stop()
 
 
+async def ready(client: httpx.AsyncClient) -> None:
+    """Once every consumer runs. Those that run already do not wait for the others."""
+
+    async def is_ready() -> bool:
+        return (await client.get("/readyz")).status_code == 200
+
+    await until(is_ready)
+
+
 async def found(client: httpx.AsyncClient, path: str, state: str) -> Any:
     """What stands at a path once it is in this state."""
 
@@ -161,7 +170,7 @@ async def test_from_batches_and_predictions_to_drift_over_kafka(settings: Settin
         assert (drift["reference_dataset_version"], drift["reference_rows"]) == (1, 4000)
         summary = (await client.get("/predictions/summary")).json()
         assert summary["rows"] == summary["models"][0]["rows"] >= 500
-        assert (await client.get("/readyz")).status_code == 200
+        await ready(client)
         detected = await _first(address, DRIFT_DETECTED, DriftDetected)
         assert [figure.feature for figure in detected.drifted] == ["payer_code"]
 
