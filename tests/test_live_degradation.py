@@ -6,7 +6,6 @@ The real monitor and the real promoter over Kafka; candidates, predictions and o
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ import pytest
 import yaml
 from psycopg.conninfo import conninfo_to_dict
 
-from readmit_bundle import Bundle, load_model, write_bundle
+from readmit_bundle import Bundle
 from readmit_chassis.envelope import new_envelope
 from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.s3 import S3Store
@@ -32,9 +31,7 @@ from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka, free_port, postgres_server, s3_server
 from readmit_contracts.events import (
     MODEL_STREAM,
-    ArtifactRef,
     Event,
-    ModelRegistered,
     ModelVersion,
     OutcomeRecorded,
     PredictionMade,
@@ -45,7 +42,7 @@ from readmit_inference.testing import ROOT as BUNDLES
 from readmit_inference.testing import tiny_bundle
 
 from .processes import running, wait_until
-from .test_rollout import POLICY, evidence, variant
+from .test_rollout import POLICY, candidate, variant
 
 pytestmark = pytest.mark.stack
 
@@ -64,18 +61,9 @@ class Ward:
 
     def register(self, bundle: Bundle, version: int, noise: float) -> ModelVersion:
         """A candidate with this noise, which the promoter will promote: who it is."""
-        manifest, data = load_model(bundle).manifest, evidence(noise)
-        sha256 = hashlib.sha256(data).hexdigest()
-        reference = ArtifactRef(uri=f"{BUNDLES}/evidence/{sha256}.npz", sha256=sha256, size_bytes=len(data))
-        self.store.put(reference.uri, data)
-        model = ModelVersion(name=manifest.model_name, version=str(version), family=manifest.family)
-        event = ModelRegistered(
-            model=model, run_id="test", dataset_version=1, batch=1,
-            bundle=write_bundle(self.store.put, BUNDLES, bundle), evidence=reference, validation=manifest.validation,
-            feature_spec_sha256=manifest.feature_spec_sha256, code_version="test", synthetic=False,
-        )  # fmt: skip
+        event = candidate(self.store, bundle, version, noise)
         self.say(MODEL_REGISTERED, [event])
-        return model
+        return event.model
 
     def say(self, topic: Topic, events: Sequence[Event]) -> None:
         asyncio.run(self._publish(topic, events))

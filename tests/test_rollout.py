@@ -89,6 +89,27 @@ def evidence(noise: float, first_row: int = 0) -> bytes:
     return buffer.getvalue()
 
 
+def candidate(store: S3Store, bundle: Bundle, version: int, noise: float, first_row: int = 0) -> ModelRegistered:
+    """Its announcement; bundle and evidence are in the store by then."""
+    manifest = load_model(bundle).manifest
+    data = evidence(noise, first_row)
+    sha256 = hashlib.sha256(data).hexdigest()
+    reference = ArtifactRef(uri=f"{BUNDLES}/evidence/{sha256}.npz", sha256=sha256, size_bytes=len(data))
+    store.put(reference.uri, data)
+    return ModelRegistered(
+        model=ModelVersion(name=manifest.model_name, version=str(version), family=manifest.family),
+        run_id="test",
+        dataset_version=1,
+        batch=1,
+        bundle=write_bundle(store.put, BUNDLES, bundle),
+        evidence=reference,
+        validation=manifest.validation,
+        feature_spec_sha256=manifest.feature_spec_sha256,
+        code_version="test",
+        synthetic=False,
+    )
+
+
 @dataclass
 class Town:
     """A promoter and two pods, and whoever registers candidates and asks for predictions."""
@@ -100,33 +121,14 @@ class Town:
     asked: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
 
     def register(self, bundle: Bundle, version: int, noise: float, first_row: int = 0) -> None:
-        event = self.candidate(bundle, version, noise, first_row)
+        event = candidate(self.store, bundle, version, noise, first_row)
         asyncio.run(self._publish(event.model_dump_json().encode()))
 
     def register_without_figures(self, bundle: Bundle, version: int) -> None:
         """As `json.dumps` of Python writes a figure that is not a number."""
-        document = self.candidate(bundle, version, 1.0).model_dump(mode="json")
+        document = candidate(self.store, bundle, version, 1.0).model_dump(mode="json")
         document["validation"]["auroc"] = math.nan
         asyncio.run(self._publish(json.dumps(document).encode()))
-
-    def candidate(self, bundle: Bundle, version: int, noise: float, first_row: int = 0) -> ModelRegistered:
-        manifest = load_model(bundle).manifest
-        data = evidence(noise, first_row)
-        sha256 = hashlib.sha256(data).hexdigest()
-        reference = ArtifactRef(uri=f"{BUNDLES}/evidence/{sha256}.npz", sha256=sha256, size_bytes=len(data))
-        self.store.put(reference.uri, data)
-        return ModelRegistered(
-            model=ModelVersion(name=manifest.model_name, version=str(version), family=manifest.family),
-            run_id="test",
-            dataset_version=1,
-            batch=1,
-            bundle=write_bundle(self.store.put, BUNDLES, bundle),
-            evidence=reference,
-            validation=manifest.validation,
-            feature_spec_sha256=manifest.feature_spec_sha256,
-            code_version="test",
-            synthetic=False,
-        )
 
     async def _publish(self, value: bytes) -> None:
         broker = make_broker(self.kafka, "test")
