@@ -22,7 +22,7 @@ from readmit_contracts.events import (
 )
 from readmit_contracts.examples import EXAMPLES
 from readmit_monitor import answers, store
-from readmit_monitor.handlers import judge_performance, on_model_promoted, on_outcomes_recorded, on_prediction_made
+from readmit_monitor.handlers import judge_performance, on_model_promoted, on_outcomes_recorded, on_predictions_made
 from readmit_monitor.metrics import show_performance
 from readmit_monitor.performance import AUROC, IN_THE_LARGE, LivePolicy, Performance, State
 
@@ -44,8 +44,7 @@ async def kept(pool: store.Pool) -> list[dict[str, Any]]:
 
 
 async def predicted(pool: store.Pool, events: Sequence[PredictionMade]) -> None:
-    for event in events:
-        await on_prediction_made(event, pool=pool)
+    await on_predictions_made(events, pool=pool)
 
 
 async def promoted(pool: store.Pool, epoch: int, auroc: float | None = 0.7) -> None:

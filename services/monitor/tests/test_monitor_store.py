@@ -18,7 +18,7 @@ from readmit_contracts.events import BatchReady, DriftDetected, ModelVersion, Ot
 from readmit_contracts.examples import EXAMPLES
 from readmit_monitor import store
 from readmit_monitor.domain import RISK, Evaluation, Policy, State
-from readmit_monitor.handlers import judge, on_batch_ready, on_prediction_made
+from readmit_monitor.handlers import judge, on_batch_ready, on_predictions_made
 from readmit_monitor.metrics import show
 
 pytestmark = pytest.mark.stack
@@ -36,7 +36,7 @@ async def rows(pool: store.Pool, query: str) -> list[dict[str, Any]]:
 
 async def take(pool: store.Pool, events: Sequence[PredictionMade]) -> int:
     """How many of these predictions were new."""
-    return sum([await on_prediction_made(event, pool=pool) for event in events])
+    return await on_predictions_made(events, pool=pool)
 
 
 async def announced(pool: store.Pool) -> list[DriftDetected]:

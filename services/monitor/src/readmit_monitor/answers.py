@@ -61,10 +61,12 @@ DELETE FROM monitoring.answers WHERE prediction_id IN (
 """
 
 
-async def put_prediction(connection: Connection, event: PredictionMade, said: ChampionsAnswer) -> None:
-    """Keep what the champion said of an encounter until its outcome is known, and as long as it counts."""
-    row = event.model_dump(include={"prediction_id", "at", "epoch", "patient_key"}) | {"risk": said.risk}
-    await connection.execute(_PUT_PREDICTION, row)
+async def put_predictions(connection: Connection, answered: Sequence[tuple[PredictionMade, ChampionsAnswer]]) -> None:
+    """Keep what the champion said of encounters until their outcome is known, and as long as they count."""
+    fields = {"prediction_id", "at", "epoch", "patient_key"}
+    rows = [event.model_dump(include=fields) | {"risk": said.risk} for event, said in answered]
+    async with connection.cursor() as cursor:
+        await cursor.executemany(_PUT_PREDICTION, rows)
 
 
 async def put_outcomes(connection: Connection, events: Sequence[OutcomeRecorded]) -> int:

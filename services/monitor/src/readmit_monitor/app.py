@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from itertools import count
 
 from fastapi import FastAPI
 
@@ -42,14 +41,17 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
     policy, live = Policy(window_rows=settings.window_rows, min_rows=settings.min_rows), _live_policy(settings)
     health = Health("store", "kafka")
     due = asyncio.Event()
-    taken = count(1)
+    unjudged = 0
 
     async def on_batch(event: BatchReady, _: Envelope) -> None:
         await handlers.on_batch_ready(event, pool=pool)
         due.set()
 
-    async def on_prediction(event: PredictionMade, _: Envelope) -> None:
-        if await handlers.on_prediction_made(event, pool=pool) and next(taken) % settings.evaluate_every_rows == 0:
+    async def on_predictions(made: list[tuple[PredictionMade, Envelope]]) -> None:
+        nonlocal unjudged
+        unjudged += await handlers.on_predictions_made([event for event, _ in made], pool=pool)
+        if unjudged >= settings.evaluate_every_rows:
+            unjudged = 0
             due.set()
 
     async def on_outcomes(recorded: list[tuple[OutcomeRecorded, Envelope]]) -> None:
@@ -62,9 +64,9 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
         broker, topic=BATCH_READY.name, dead_letter=BATCH_READY.dead_letter, group=_GROUP,
         event_type=BatchReady, handle=on_batch, process=process,
     )  # fmt: skip
-    consume(
+    consume_batch(
         broker, topic=PREDICTION_MADE.name, dead_letter=PREDICTION_MADE.dead_letter, group=_GROUP,
-        event_type=PredictionMade, handle=on_prediction, process=process,
+        event_type=PredictionMade, handle=on_predictions, process=process,
     )  # fmt: skip
     consume_batch(
         broker, topic=OUTCOME_RECORDED.name, dead_letter=OUTCOME_RECORDED.dead_letter, group=_OUTCOMES_GROUP,

@@ -41,19 +41,20 @@ async def on_batch_ready(event: BatchReady, *, pool: store.Pool) -> None:
     log.info("reference_made", dataset_version=reference.dataset_version, rows=reference.rows)
 
 
-async def on_prediction_made(event: PredictionMade, *, pool: store.Pool) -> bool:
-    """Take the prediction into the window, and keep it for its outcome; False when it was there already.
+async def on_predictions_made(events: Sequence[PredictionMade], *, pool: store.Pool) -> int:
+    """Take predictions into the window, and keep them for their outcomes; how many were not there yet.
 
     Of an encounter that a challenger answered, the champion's answer counts; one on which it was not asked does not.
     """
-    said = store.champions_answer(event)
-    if said is None:
-        return False
+    # In one order everywhere: two transactions with the same rows then never wait for each other.
+    ordered = sorted(events, key=lambda event: event.prediction_id)
+    answered = [(event, said) for event in ordered if (said := store.champions_answer(event)) is not None]
+    if not answered:
+        return 0
     async with store.taking(pool) as connection:
-        taken = await store.keep(connection, event, said)
-        await answers.put_prediction(connection, event, said)
-    if taken:
-        metrics.OBSERVED.inc()
+        taken = await store.keep(connection, answered)
+        await answers.put_predictions(connection, answered)
+    metrics.OBSERVED.inc(taken)
     return taken
 
 

@@ -128,12 +128,18 @@ def champions_answer(event: PredictionMade) -> ChampionsAnswer | None:
     return ChampionsAnswer(other.model, other.risk, other.readmitted_within_30_days)
 
 
-async def keep(connection: Connection, event: PredictionMade, said: ChampionsAnswer) -> bool:
-    """Take what the champion said of an encounter into the window; False when it is there already.
+async def keep(connection: Connection, answered: Sequence[tuple[PredictionMade, ChampionsAnswer]]) -> int:
+    """Take what the champion said of encounters into the window; how many of them were not there yet.
 
     One that is sent again after it was pruned is older than every window, and is pruned again.
     """
-    row = {
+    async with connection.cursor() as cursor:
+        await cursor.executemany(_INSERT, [_row(event, said) for event, said in answered])
+        return cursor.rowcount
+
+
+def _row(event: PredictionMade, said: ChampionsAnswer) -> dict[str, Any]:
+    return {
         "prediction_id": event.prediction_id,
         "at": event.at,
         "model_name": said.model.name,
@@ -145,7 +151,6 @@ async def keep(connection: Connection, event: PredictionMade, said: ChampionsAns
         "readmitted": said.readmitted,
         "features": Jsonb(features_of(event.features)),
     }
-    return (await connection.execute(_INSERT, row)).rowcount == 1
 
 
 async def count_training_rows(connection: Connection, dataset_version: int) -> dict[str, ValueCounts]:
