@@ -421,10 +421,15 @@ async def test_a_database_that_is_away_is_503_as_problem_details() -> None:
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("event", [ModelRegistered, ModelLoaded, PredictionMade, DriftDetected, PerformanceDegraded])
+@pytest.mark.parametrize("event", [ModelLoaded, PredictionMade, DriftDetected, PerformanceDegraded])
 def test_the_examples_of_the_contract_can_be_read(event: type[Event]) -> None:
     example = next(example for example in EXAMPLES if isinstance(example, event))
     assert event.model_validate_json(example.model_dump_json()) == example
+
+
+def test_the_example_of_a_candidate_is_read_whole_from_its_announcement() -> None:
+    example = next(example for example in EXAMPLES if isinstance(example, ModelRegistered))
+    assert Announcement.model_validate_json(example.model_dump_json()).read() == example
 
 
 KEYS = {"vera": "viewer", "ada": "approver", "root": "admin"}
