@@ -11,6 +11,7 @@ encounters; only ratios mean anything, because the machine's own speed cancels o
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import sys
 import tempfile
@@ -20,13 +21,16 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from prediction_log import pod_environment, until_logged
 from pydantic import BaseModel, create_model
 from serving_load import Load, cached_pod, encounters, encounters_script, load, load_options, server, the_bundle
 
 from readmit_bundle import Bundle, load_model
+from readmit_chassis.kafka import create_topics
 from readmit_chassis.process import Process, run
-from readmit_chassis.testing import free_port
+from readmit_chassis.testing import embedded_kafka, free_port
 from readmit_contracts.encounter import COLUMNS, Group
+from readmit_contracts.topics import TOPICS
 from readmit_features.cleaning import clean_encounter
 
 _CONSTANT = b'{"risk":0.1}'
@@ -76,27 +80,34 @@ CEILINGS: dict[str, Any] = {
     "FastAPI, constant": lambda: fast_api(validates=False),
     "FastAPI + pydantic, constant": lambda: fast_api(validates=True),
 }
-OURS = "/predict"
+OURS, UNLOGGED = "/predict", "/predict, log off"
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, list[Load]]:
     """Check the answers, then load all servers in turns."""
     script = encounters_script(folder, options.source)
     bundle = the_bundle(options)
-    ports = {name: free_port() for name in [*CEILINGS, OURS]}
-    environment = cached_pod(folder, bundle, ports[OURS])
+    ports = {name: free_port() for name in [*CEILINGS, UNLOGGED, OURS]}
     results: dict[str, list[Load]] = {name: [] for name in ports}
     with ExitStack() as stack:
+        kafka = stack.enter_context(embedded_kafka())
+        asyncio.run(create_topics(kafka, [(topic.name, topic.partitions, topic.config()) for topic in TOPICS]))
+        unlogged = cached_pod(folder, bundle, ports[UNLOGGED])
+        logged = pod_environment(Path(unlogged["INFERENCE_CACHE_DIR"]), kafka, ports[OURS], log=True)
         addresses = {}
         for name, port in ports.items():
-            command = [sys.executable, __file__, "--serve", name, "--port", str(port)]
-            if name == OURS:
+            if name in CEILINGS:
+                command, environment = [sys.executable, __file__, "--serve", name, "--port", str(port)], {}
+            else:
                 command = [sys.executable, "-m", "readmit_inference"]
-            addresses[name] = stack.enter_context(server(command, environment if name == OURS else {}, port))
+                environment = logged if name == OURS else unlogged
+            addresses[name] = stack.enter_context(server(command, environment, port))
         verify(addresses[OURS], bundle, encounters(options.source, 500))
         for _ in range(options.rounds):
             for name, address in addresses.items():
                 results[name].append(load(address, script, connections=options.connections, seconds=options.seconds))
+                if name == OURS:
+                    until_logged(address)  # what is left is not the next server's to pay
     return results
 
 
