@@ -628,6 +628,8 @@ def main() -> None:
     known = {server.name for server in SERVERS}
     if unknown := set(options.only or ()) - known:
         parser.error(f"--only does not know {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    if options.to is not None and not (options.to.is_file() and _TABLE in options.to.read_text()):
+        parser.error(f"--to: {options.to} is no file with a line {_TABLE.strip()}")
     servers = [server for server in SERVERS if not options.only or server is OURS or server.name in options.only]
     cache = options.cache.resolve()
     for server in servers:
