@@ -20,7 +20,7 @@ from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka, free_port, gate, s3_server
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionMade
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, TOPICS
 from readmit_inference.testing import ROOT, promote, tiny_bundle
 
@@ -142,7 +142,9 @@ async def test_kafka_and_s3_go_and_come_back_under_load(tmp_path: Path) -> None:
         assert await pod.metric('prediction_log_dropped_total{reason="full"}') == 0
         said = [ModelLoaded.model_validate_json(value) for value in await values(settings, MODEL_LOADED.name, 2)]
         assert [(loaded.outcome, loaded.epoch) for loaded in said] == [("serving", 1), ("serving", 2)]
-        assert len(await values(settings, PREDICTION_MADE.name, int(answered))) == answered
+        # At least once: what was on its way when Kafka went may stand there twice.
+        logged = await values(settings, PREDICTION_MADE.name, int(answered))
+        assert len({PredictionMade.model_validate_json(value).prediction_id for value in logged}) == answered
         await pod.close()
 
 
@@ -155,13 +157,13 @@ async def announce(kafka: KafkaSettings, promotion: ModelPromoted) -> None:
 
 
 async def values(kafka: KafkaSettings, topic: str, least: int) -> list[bytes]:
-    """What a topic holds, once it is so much."""
+    """What a topic holds, once so many different events are there."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest")
     await consumer.start()
     found: list[bytes] = []
     try:
         async with asyncio.timeout(30):
-            while len(found) < least:
+            while len(set(found)) < least:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     found += [record.value for record in records]
     finally:
