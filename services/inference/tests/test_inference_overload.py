@@ -61,3 +61,12 @@ async def test_what_would_wait_too_long_is_turned_away_and_counted(settings: Set
         assert int(response.headers["retry-after"]) > 0
         assert (await service.client.get("/readyz")).status_code == 200  # else every pod would be taken out at once
     assert counted() == before + 1
+
+
+async def test_one_client_that_never_pauses_is_no_flood(settings: Settings, store: MemoryStore) -> None:
+    impatient = settings.model_copy(update={"shed_after_s": 0.2})
+    async with running(impatient, store) as service:
+        await service.settle(promote(store, tiny_bundle(1), epoch=1))
+        end_s = time.thread_time() + 0.5
+        while time.thread_time() < end_s:
+            assert (await service.predict(example_encounter())).status_code == 200
