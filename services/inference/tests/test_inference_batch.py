@@ -93,6 +93,60 @@ async def test_every_form_is_answered_as_one_by_one(any_service: Service) -> Non
     assert answer.model.model_dump() == singly[0].json()["model"]
 
 
+_USUAL = {**example_encounter(), HISTORY: example_history()}
+#: Cells that JSON can hold and most columns cannot, or that one parser may take for another.
+_ODD_CELLS = [
+    "null", "true", "1", "1.0", "1e2", "-0", "2.5", "1e400", "9223372036854775808", "18446744073709551616",
+    "123456789012345678901234567890", '""', '"1"', '" No "', r'"\u0000"', r'"\ud800"', r'"\u00e9"', "[]", '{"a": 1}',
+    f'"{"x" * 300}"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["encounter_id", "patient_nbr", "age", "time_in_hospital", "diag_1", "insulin", HISTORY]
+)
+async def test_an_odd_cell_is_answered_as_alone_though_its_names_are_known(service: Service, name: str) -> None:
+    others = {key: value for key, value in _USUAL.items() if key != name}
+    start = json.dumps(others)[:-1]
+    lines = [json.dumps(_USUAL), *(f'{start}, "{name}": {cell}}}' for cell in _ODD_CELLS), json.dumps(_USUAL)]
+    await _answered_as_alone(service, lines)
+
+
+@pytest.mark.parametrize("name", sorted(example_history()))
+async def test_an_odd_cell_of_a_history_is_answered_as_alone(service: Service, name: str) -> None:
+    others = json.dumps({key: value for key, value in example_history().items() if key != name})[:-1]
+    start = json.dumps(example_encounter())[:-1]
+    lines = [f'{start}, "{HISTORY}": {others}, "{name}": {cell}}}}}' for cell in _ODD_CELLS]
+    more = [
+        f'{start}, "{HISTORY}": {{}}}}',
+        f'{start}, "{HISTORY}": {{"{name}": 1, "{name}": 0}}}}',
+        f'{start}, "{HISTORY}.{name}": 1}}',
+        f'{start}, "shoe_size": 43}}',
+        f'{start}, "insulin": "Up", "insulin": "Down"}}',
+        f'{start}, "insulin": 1.5, "INSULIN": "Down"}}',
+        f"{start}}} x",
+        "\ufeff" + start + "}",
+    ]
+    await _answered_as_alone(service, [json.dumps(_USUAL), *lines, *more, json.dumps(example_encounter())])
+
+
+async def _answered_as_alone(service: Service, lines: Sequence[str]) -> None:
+    response = await _post(service, "\n".join(lines).encode(), NDJSON)
+    answers = [json.loads(line) for line in response.text.splitlines()]
+    for line, one in zip(lines, answers, strict=True):
+        alone = await service.client.post("/predict", content=line.encode(), headers={"content-type": JSON})
+        said = alone.json()
+        if alone.status_code == 200:
+            assert {key: one[key] for key in ("risk", "used_history", "warnings")} == {
+                "risk": pytest.approx(said["risk"], abs=1e-12),
+                "used_history": said["used_history"],
+                "warnings": said["warnings"],
+            }, line
+        else:
+            assert one["error"]["code"] == said["type"].rpartition(":")[2], line
+            assert one["error"]["errors"] == said.get("errors", []), line
+
+
 async def test_a_file_of_the_data_set_is_answered_as_a_file(any_service: Service) -> None:
     rows = _encounters(600)
     rows[300]["gender"] = "Klingon, or other"
@@ -297,6 +351,34 @@ def test_json_is_read_the_same_however_it_is_cut(rows: list[Any], places: list[i
     array = json.dumps(rows, indent=indent, ensure_ascii=False).encode()
     assert _read(JsonBody(65_536), _cut(array, places)) == rows
     assert _read(NdjsonBody(65_536), _cut(_ndjson(rows), places)) == rows
+
+
+_KNOWN_NAMES = st.sampled_from([*NAMES[:3], "insulin", "INSULIN", "shoe_size", "history.previous_encounters"])
+_KNOWN = st.dictionaries(_KNOWN_NAMES, _VALUE, max_size=4)
+_KNOWN_HISTORY = st.dictionaries(st.sampled_from(sorted(example_history())), _VALUE, max_size=3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.lists(_KNOWN | st.builds(lambda own, below: own | {HISTORY: below}, _KNOWN, _KNOWN_HISTORY), max_size=5))
+def test_known_names_change_nothing_in_what_is_read(rows: list[dict[str, Any]]) -> None:
+    body = NdjsonBody(65_536)
+    usual, *read = list(body.feed(_ndjson([_USUAL, *rows, _USUAL, _USUAL])))
+    assert isinstance(usual, Row)
+    for row, sent in zip(read, [*rows, _USUAL, _USUAL], strict=True):
+        assert isinstance(row, Row)
+        assert row.as_encounter() == sent
+        if "history.previous_encounters" in sent:
+            assert row.layout.names == ()  # read alone, as what it is
+            continue
+        below = sent.get(HISTORY)
+        flat = {name: value for name, value in sent.items() if name != HISTORY or not isinstance(below, dict)}
+        flat |= {f"{HISTORY}.{name}": value for name, value in (below or {}).items()}
+        cells = dict(zip(row.layout.names, row.cells, strict=True))
+        assert row.layout.is_plain <= (row.layout.unknown == [])
+        # As text, since to Python true is 1.
+        assert {name: repr(cells[name]) for name in flat} == {name: repr(value) for name, value in flat.items()}
+    assert not usual.layout.is_plain
+    assert read[-1].layout.is_plain
 
 
 @settings(max_examples=200, deadline=None)

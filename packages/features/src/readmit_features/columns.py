@@ -25,7 +25,10 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-_PREFIX: Final = HISTORY + "."
+#: Before the names of a history, where they stand beside the others.
+PREFIX: Final = HISTORY + "."
+#: The column that also takes true and false.
+BOOLEAN: Final = "is_readmission"
 _PREVIOUS: Final = "previous_encounters"
 #: Distinct values remembered per column, give or take a block of rows.
 _REMEMBERED = 4096
@@ -42,13 +45,20 @@ class Layout:
     """Where a table has which column: `keys[i]` is that of cell i, None where no column has its name.
 
     `repeated` are keys that two cells have: nothing but a refusal can come of that. A history in a file (`is_file`)
-    is that of a patient of unknown history where all of its cells are missing; an object is given or it is not.
+    is that of a patient of unknown history where all of its cells are missing; an object is given or it is not. Cells
+    that are known to be texts, whole numbers or None (in `BOOLEAN` also booleans) are not looked at again (`is_plain`).
     """
 
     names: tuple[str, ...]
     keys: tuple[str | None, ...]
     repeated: frozenset[str]
     is_file: bool
+    is_plain: bool = False
+
+    @property
+    def known(self) -> list[str]:
+        """Names of columns."""
+        return [name for name, key in zip(self.names, self.keys, strict=True) if key is not None]
 
     @property
     def unknown(self) -> list[str]:
@@ -68,7 +78,7 @@ class Layout:
         history: dict[str, object] = {}
         for name, key, cell in zip(self.names, self.keys, cells, strict=True):
             if key in HISTORY_KEYS:
-                history[name.removeprefix(_PREFIX)] = cell
+                history[name.removeprefix(PREFIX)] = cell
             elif key is not None:
                 encounter[name] = cell
         if history and not (self.is_file and all(map(_is_missing, history.values()))):
@@ -76,13 +86,13 @@ class Layout:
         return encounter
 
 
-def layout_of(names: Sequence[str], *, is_file: bool) -> Layout:
+def layout_of(names: Sequence[str], *, is_file: bool, is_plain: bool = False) -> Layout:
     """Names in any accepted spelling; those of the history stand behind `history.`"""
     keys = tuple(
-        input_key(name.removeprefix(_PREFIX), of_history=name.startswith(_PREFIX)) for name in names
+        input_key(name.removeprefix(PREFIX), of_history=name.startswith(PREFIX)) for name in names
     )  # fmt: skip
     repeated = frozenset(key for key in keys if key is not None and keys.count(key) > 1)
-    return Layout(tuple(names), keys, repeated, is_file)
+    return Layout(tuple(names), keys, repeated, is_file, is_plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +154,8 @@ class ColumnEncoder:
         given: dict[str, Sequence[object]] = {}
         for key, column in zip(layout.keys, cells, strict=True):
             if key is not None:
-                given[key] = column if layout.is_file else _plain(key, column, apart)
+                as_it_is = layout.is_file or (layout.is_plain and key != BOOLEAN)
+                given[key] = column if as_it_is else _plain(key, column, apart)
             elif not layout.is_file:
                 apart |= [cell is not ABSENT for cell in column]  # each is told of the names that were ignored
         has_history = not given.keys().isdisjoint(HISTORY_KEYS)
@@ -375,7 +386,7 @@ def _plain(key: str, cells: Sequence[object], apart: Flags) -> Sequence[object]:
         return cells
     plain: list[object] = []
     for row, cell in enumerate(cells):
-        if key == "is_readmission" and isinstance(cell, bool):
+        if key == BOOLEAN and isinstance(cell, bool):
             plain.append(("No", "Yes")[cell])
         elif type(cell) in _PLAIN:
             plain.append(cell)

@@ -11,23 +11,31 @@ from typing import Any, Final, NamedTuple, Protocol
 import orjson
 
 from readmit_contracts.history import HISTORY
-from readmit_features.columns import ABSENT, Layout, layout_of
+from readmit_features.columns import ABSENT, PREFIX, Layout, layout_of
+from readmit_inference.batch.typed import TypedObjects, typed_objects
 from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject, PredictionRefused
 
 #: Names that a layout of objects has at most.
 _MOST_NAMES = 256
+#: Of rows that can only be read one by one.
+_NO_LAYOUT: Final = layout_of((), is_file=False)
+#: Types made of the names of one body, at most: each new name means another.
+_MOST_TYPES = 16
 
 
 class Row(NamedTuple):
-    """One encounter, as cells of a layout; `encounter` is the object of JSON, None in a file."""
+    """One encounter, as cells of a layout; `sent` is the object of JSON, or its bytes, and None in a file."""
 
     layout: Layout
     cells: Sequence[object]
-    encounter: dict[str, Any] | None
+    sent: dict[str, Any] | bytes | None
 
     def as_encounter(self) -> dict[str, Any]:
         """The row as a client of `POST /predict` would send it."""
-        return self.layout.encounter(self.cells) if self.encounter is None else self.encounter
+        if self.sent is None:
+            return self.layout.encounter(self.cells)
+        encounter: dict[str, Any] = orjson.loads(self.sent) if isinstance(self.sent, bytes) else self.sent
+        return encounter
 
 
 #: What stands in the place of a row that could not be read, and does not keep the next ones from being read.
@@ -180,12 +188,25 @@ def _blank(text: bytes, at: int) -> int:
 
 
 class _Objects:
-    """Reads the bytes of one object into a row. Objects that lack some names share the layout of those that don't."""
+    """Reads the bytes of one object into a row. Objects that lack some names share the layout of those that don't.
+
+    What is usual is read by a type that is made of the names that have come; whatever does not fit one, as any JSON.
+    """
 
     def __init__(self) -> None:
         self._with_history, self._without = _Names(), _Names()
+        self._likeliest_first = [self._without, self._with_history]
 
     def read(self, data: bytes) -> Row | Unreadable:
+        for names in self._likeliest_first:
+            found = None if names.typed is None else names.typed.read(data)
+            if found is not None:
+                if names is not self._likeliest_first[0]:
+                    self._likeliest_first.reverse()
+                return Row(*found, data)
+        return self._read_any(data)
+
+    def _read_any(self, data: bytes) -> Row | Unreadable:
         try:
             encounter = orjson.loads(data)
         except orjson.JSONDecodeError as error:
@@ -193,6 +214,8 @@ class _Objects:
             return InvalidJson(f"The row can't be parsed as JSON (line {error.lineno}, column {error.colno}).")
         if not isinstance(encounter, dict):
             return NotAnObject("The row is not a JSON object: field names and values in braces.")
+        if any(name.startswith(PREFIX) for name in encounter):  # no history, though its cells would stand below it
+            return Row(_NO_LAYOUT, (), encounter)
         history = encounter.get(HISTORY)
         if isinstance(history, dict):
             own = {name: value for name, value in encounter.items() if name != HISTORY}
@@ -201,11 +224,13 @@ class _Objects:
 
 
 class _Names:
-    """The names that objects have had so far, as a layout that grows."""
+    """The names that objects have had so far, as a layout that grows, and as a type of those that mean something."""
 
     def __init__(self) -> None:
         self._names: dict[str, object] = {}
         self._layout = layout_of((), is_file=False)
+        self._types_left = _MOST_TYPES
+        self.typed: TypedObjects | None = None
 
     def row(self, flat: dict[str, Any], encounter: dict[str, Any]) -> Row:
         if not flat.keys() <= self._names.keys():
@@ -219,6 +244,9 @@ class _Names:
         self._layout = layout
         absent = (None if key is not None else ABSENT for key in layout.keys)
         self._names = dict(zip(layout.names, absent, strict=True))
+        if self._types_left and not layout.repeated:
+            self._types_left -= 1
+            self.typed = typed_objects(tuple(layout.known))
 
 
 class CsvBody:
