@@ -1,0 +1,102 @@
+"""Bodies of batches are read the same however they are cut, and whatever came before."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from readmit_contracts.history import HISTORY, example_history
+from readmit_inference.batch.bodies import Body, CsvBody, JsonBody, NdjsonBody, Row, _lines
+from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject
+
+from .batch_forms import NAMES, USUAL, as_csv, as_ndjson
+
+
+def _cut(data: bytes, places: Sequence[int]) -> Iterator[bytes]:
+    marks = sorted({place % (len(data) + 1) for place in places})
+    yield from (data[start:end] for start, end in zip([0, *marks], [*marks, len(data)], strict=True))
+
+
+def _read(body: Body, pieces: Iterator[bytes]) -> list[Any]:
+    read: list[Any] = []
+    for piece in pieces:
+        read.extend(body.feed(piece))
+    read.extend(body.end())
+    return [row.as_encounter() if isinstance(row, Row) else row.code for row in read]
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+_VALUE = st.none() | st.integers(-9, 9) | st.booleans() | _TEXT | st.lists(_TEXT, max_size=2)
+_OBJECT = st.dictionaries(_TEXT, _VALUE | st.dictionaries(_TEXT, _VALUE, max_size=2), max_size=4)
+_PLACES = st.lists(st.integers(0, 10_000), max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(_OBJECT, max_size=5), places=_PLACES, indent=st.sampled_from([None, 1]))
+@example(rows=[{"a": '}{"\\', "b": {"c": "}"}}], places=[3, 5, 9], indent=None)
+def test_json_is_read_the_same_however_it_is_cut(rows: list[Any], places: list[int], indent: int | None) -> None:
+    array = json.dumps(rows, indent=indent, ensure_ascii=False).encode()
+    assert _read(JsonBody(65_536), _cut(array, places)) == rows
+    assert _read(NdjsonBody(65_536), _cut(as_ndjson(rows), places)) == rows
+
+
+_KNOWN_NAMES = st.sampled_from([*NAMES[:3], "insulin", "INSULIN", "shoe_size", "history.previous_encounters"])
+_KNOWN = st.dictionaries(_KNOWN_NAMES, _VALUE, max_size=4)
+_KNOWN_HISTORY = st.dictionaries(st.sampled_from(sorted(example_history())), _VALUE, max_size=3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(rows=st.lists(_KNOWN | st.builds(lambda own, below: own | {HISTORY: below}, _KNOWN, _KNOWN_HISTORY), max_size=5))
+def test_known_names_change_nothing_in_what_is_read(rows: list[dict[str, Any]]) -> None:
+    body = NdjsonBody(65_536)
+    usual, *read = list(body.feed(as_ndjson([USUAL, *rows, USUAL, USUAL])))
+    assert isinstance(usual, Row)
+    for row, sent in zip(read, [*rows, USUAL, USUAL], strict=True):
+        assert isinstance(row, Row)
+        assert row.as_encounter() == sent
+        if "history.previous_encounters" in sent:
+            assert row.layout.names == ()  # read alone, as what it is
+            continue
+        flat = {name: value for name, value in sent.items() if name != HISTORY}
+        flat |= {f"{HISTORY}.{name}": value for name, value in sent.get(HISTORY, {}).items()}
+        cells = dict(zip(row.layout.names, row.cells, strict=True))
+        assert row.layout.is_plain <= (row.layout.unknown == [])
+        # As text, since to Python true is 1.
+        assert {name: repr(cells[name]) for name in flat} == {name: repr(value) for name, value in flat.items()}
+    assert not usual.layout.is_plain
+    assert read[-1].layout.is_plain
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=60) | st.text('[]{},":1a \n\\', max_size=40).map(str.encode), places=_PLACES)
+def test_no_bytes_break_a_reader(data: bytes, places: list[int]) -> None:
+    for body in (JsonBody(65_536), NdjsonBody(65_536), CsvBody(65_536)):
+        try:
+            read = _read(body, _cut(data, places))
+        except InvalidBatch:
+            continue
+        assert all(
+            isinstance(row, dict) or row in {InvalidJson.code, NotAnObject.code, InvalidBatch.code} for row in read
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    cells=st.lists(st.lists(_TEXT, min_size=len(NAMES), max_size=len(NAMES)), min_size=1, max_size=3), places=_PLACES
+)
+def test_a_file_is_read_the_same_however_it_is_cut(cells: list[list[str]], places: list[int]) -> None:
+    rows = [dict(zip(NAMES, row, strict=True)) for row in cells]
+    assert _read(CsvBody(65_536), _cut(as_csv(rows), places)) == rows
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text('a,\n\r" é\u2028', max_size=30), end=st.sampled_from(["", "\n", "\r\n"]))
+def test_lines_without_quotes_are_split_as_the_csv_module_would(text: str, end: str) -> None:
+    expected = [cells for cells in csv.reader(io.StringIO(text + end, newline="")) if cells]
+    assert [cells for cells in _lines((text + end).encode()) if cells] == expected
