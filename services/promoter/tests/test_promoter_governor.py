@@ -18,11 +18,11 @@ from readmit_contracts.events import (
     ModelRegistered,
     ModelRejected,
     PerformanceDegraded,
-    PredictionMade,
     RolloutChanged,
     TrainingRequested,
 )
 from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import example_prediction
 from readmit_promoter import governor, handlers, pods, reactions, store
 from readmit_promoter.errors import NotAllowed
 from readmit_promoter.governor import Progress, crown, of
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.stack
 Candidate = Callable[..., ModelRegistered]
 Cohort = Callable[..., dict[str, Any]]
 LOADED = next(example for example in EXAMPLES if isinstance(example, ModelLoaded))
-PREDICTION = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
+PREDICTION = example_prediction()
 DRIFT = next(example for example in EXAMPLES if isinstance(example, DriftDetected))
 DEGRADED = next(example for example in EXAMPLES if isinstance(example, PerformanceDegraded))
 MANUAL = RolloutPolicy(approval="manual")
@@ -142,14 +142,16 @@ class World:
         if stage is None or not isinstance(stage.fact, RolloutStage) or PREDICTION.other is None:
             raise AssertionError("nobody is on trial")
         said = {"risk": 0.18, "readmitted_within_30_days": True, "score_ms": 0.05} | other
-        for _ in range(how_many):
-            event = PREDICTION.model_copy(
+        made = [
+            PREDICTION.model_copy(
                 update={
                     "prediction_id": uuid4(), "rollout_id": stage.fact.rollout_id, "role": role,
                     "other": PREDICTION.other.model_copy(update=said),
                 }
-            )  # fmt: skip
-            await handlers.take_answer(event, self.pool, rollout)
+            )
+            for _ in range(how_many)
+        ]  # fmt: skip
+        await handlers.take_answers(made, self.pool, rollout)
 
 
 @pytest.fixture
@@ -263,7 +265,7 @@ async def test_with_manual_approval_a_person_says_yes_or_no(world: World) -> Non
 
 async def test_an_approval_is_not_given_twice_nor_to_what_does_not_wait_nor_to_what_is_superseded(world: World) -> None:
     _, waiting = await world.register(3.0, MANUAL)
-    _, rejected = await world.register(1e9, MANUAL)
+    _, rejected = await world.register(-30.0, MANUAL)  # the noise of the others upside down: below chance
     _, other = await world.register(1.0, MANUAL)
 
     async def approve(decision_id: UUID) -> Progress:
@@ -325,8 +327,9 @@ async def test_an_answer_that_is_heard_twice_counts_once_and_those_of_another_tr
         assert stage is not None
         assert isinstance(stage.fact, RolloutStage)
         ours = PREDICTION.model_copy(update={"rollout_id": stage.fact.rollout_id})
-    for event in (ours, ours, PREDICTION, PREDICTION.model_copy(update={"other": None})):
-        await handlers.take_answer(event, world.pool, STAGED)
+    of_another, alone = PREDICTION, ours.model_copy(update={"prediction_id": uuid4(), "other": None})
+    for made in ([ours], [alone], [ours, of_another, alone]):
+        await handlers.take_answers(made, world.pool, STAGED)
     async with store.transaction(world.pool) as connection:
         figures, _, _ = await handlers.assessed(connection, stage, STAGED)
     assert figures.answers == 1
