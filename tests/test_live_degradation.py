@@ -36,7 +36,7 @@ from readmit_contracts.events import (
     OutcomeRecorded,
     PredictionMade,
 )
-from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import example_prediction, message_of
 from readmit_contracts.topics import MODEL_REGISTERED, OUTCOME_RECORDED, PREDICTION_MADE, TOPICS, Topic
 from readmit_inference.testing import ROOT as BUNDLES
 from readmit_inference.testing import tiny_bundle
@@ -46,7 +46,6 @@ from .test_rollout import POLICY, candidate, variant
 
 pytestmark = pytest.mark.stack
 
-_PREDICTION = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
 _ROWS = 500
 
 
@@ -141,12 +140,9 @@ def answers(model: ModelVersion, epoch: int) -> list[PredictionMade]:
     rng = np.random.default_rng(epoch)
     start = datetime.now(UTC) - timedelta(days=2)
     return [
-        _PREDICTION.model_copy(
-            update={
-                "prediction_id": uuid4(), "model": model, "epoch": epoch, "risk": float(rng.beta(2, 6)),
-                "patient_key": f"{number:016x}", "rollout_id": None, "other": None,
-                "at": start + timedelta(minutes=number),
-            }
+        example_prediction(
+            prediction_id=uuid4(), model=model, epoch=epoch, risk=float(rng.beta(2, 6)),
+            patient_key=f"{number:016x}", rollout_id=None, other=None, at=start + timedelta(minutes=number),
         )
         for number in range(_ROWS)
     ]  # fmt: skip
@@ -174,7 +170,7 @@ def test_outcomes_that_contradict_the_champion_take_it_back_by_the_policy_once(w
     wait_until(lambda: ward.performance()["epoch"] == 2, "word of it at the monitor")
 
     early = answers(second, 2)
-    ward.say(PREDICTION_MADE, early)
+    ward.say(PREDICTION_MADE, [message_of(*early)])
     ward.say(OUTCOME_RECORDED, outcomes(early, right=True))
     wait_until(lambda: ward.performance()["state"] == "sound", "judgement on what became of its patients", 120)
     assert (ward.champion(), ward.reactions()) == ((2, "2"), [])
@@ -194,7 +190,7 @@ def test_outcomes_that_contradict_the_champion_take_it_back_by_the_policy_once(w
     assert ward.performance()["state"] == "too_few"
     ward.say(OUTCOME_RECORDED, contradicted)  # heard again, and of a former champion by now
     restored = answers(first, 3)
-    ward.say(PREDICTION_MADE, restored)
+    ward.say(PREDICTION_MADE, [message_of(*restored)])
     ward.say(OUTCOME_RECORDED, outcomes(restored, right=True))
     wait_until(lambda: ward.performance()["state"] == "sound", "judgement on the former champion", 120)
     assert ward.champion() == (3, first.version)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import ValidationError
 
 from readmit_contracts.__main__ import generated_files
-from readmit_contracts.events import EVENTS, BatchReady, Event
+from readmit_contracts.events import EVENTS, BatchReady, Event, PredictionMade, PredictionsMade
 from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import example_prediction, message_of
 from readmit_contracts.topics import TOPICS
 
 ROOT = Path(__file__).parents[3]
@@ -43,6 +45,47 @@ def test_a_digest_that_is_not_one_is_refused() -> None:
     batch = next(example for example in EXAMPLES if isinstance(example, BatchReady))
     with pytest.raises(ValidationError, match="batch_sha256"):
         BatchReady.model_validate(batch.model_dump() | {"batch_sha256": "abc"})
+
+
+def test_answers_come_out_of_a_message_as_they_went_in() -> None:
+    made = [
+        example_prediction(
+            prediction_id=uuid4(), risk=number / 8, features={"age": "[70-80)", "weight": number or None}
+        )
+        for number in range(8)
+    ]
+    made[3] = made[3].model_copy(update={"other": None, "patient_key": None, "split": None})
+    told = PredictionsMade.model_validate_json(message_of(*made).model_dump_json())
+    assert list(told.predictions()) == made
+    assert [PredictionMade.model_validate(one.model_dump()) for one in told.predictions()] == made
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("risk", [0.1], "columns of different lengths"),
+        ("other", [], "columns of different lengths"),
+        ("prediction_id", [], "prediction_id"),
+        ("at_us", [-1, 0], "at_us"),
+        ("at_us", [0, 253_402_300_800_000_000], "at_us"),
+        ("features", [["[70-80)", 5, 2, "Up", None], ["[50-60)"]], "exactly 5 features"),
+        ("features", [["[70-80)", 5, 2, "Up", None], ["[50-60)", 1, 0, "No", {}]], "features"),
+    ],
+)
+def test_columns_that_do_not_fit_together_or_hold_what_they_cannot_are_refused(
+    column: str, value: list[Any], problem: str
+) -> None:
+    told = json.loads(next(e for e in EXAMPLES if isinstance(e, PredictionsMade)).model_dump_json())
+    told["answers"][column] = value
+    with pytest.raises(ValidationError, match=problem):
+        PredictionsMade.model_validate_json(json.dumps(told))
+
+
+def test_the_latest_time_that_a_message_can_tell_is_one() -> None:
+    told = json.loads(message_of(example_prediction()).model_dump_json())
+    told["answers"]["at_us"] = [253_402_300_799_999_999]
+    [made] = PredictionsMade.model_validate_json(json.dumps(told)).predictions()
+    assert made.at.isoformat() == "9999-12-31T23:59:59.999999+00:00"
 
 
 @pytest.mark.parametrize("name", sorted(generated_files()))

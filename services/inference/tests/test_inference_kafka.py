@@ -15,7 +15,14 @@ from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.s3 import MemoryStore
 from readmit_chassis.settings import KafkaSettings
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionMade, RolloutChanged
+from readmit_contracts.events import (
+    MODEL_STREAM,
+    ModelLoaded,
+    ModelPromoted,
+    PredictionMade,
+    PredictionsMade,
+    RolloutChanged,
+)
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, ROLLOUT_CHANGED, TOPICS
 from readmit_inference.settings import Settings
 from readmit_inference.testing import promote, rollout, running, tiny_bundle, until
@@ -114,7 +121,7 @@ async def test_every_answer_becomes_an_event(kafka: KafkaSettings, settings: Set
 
 
 async def logged(kafka: KafkaSettings, count: int) -> list[PredictionMade]:
-    """The first events of `prediction.made`, as a consumer would read them."""
+    """The first answers of `prediction.made`, as a consumer would read them."""
     consumer = AIOKafkaConsumer(
         PREDICTION_MADE.name, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest"
     )
@@ -124,11 +131,11 @@ async def logged(kafka: KafkaSettings, count: int) -> list[PredictionMade]:
         async with asyncio.timeout(30):
             while len(found) < count:
                 record = await consumer.getone()
-                event = PredictionMade.model_validate_json(record.value)
+                event = PredictionsMade.model_validate_json(record.value)
                 envelope = Envelope.from_headers({name: value.decode() for name, value in record.headers})
-                assert envelope.id == event.prediction_id
-                assert record.key.decode() == envelope.subject == str(event.prediction_id)
-                found.append(event)
+                assert (record.key, envelope.subject) == (None, event.pod_id)
+                assert envelope.type == PredictionsMade.EVENT_TYPE
+                found += event.predictions()
     finally:
         await consumer.stop()
     return found

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -20,7 +21,7 @@ from readmit_chassis.s3 import S3Store
 from readmit_chassis.settings import KafkaSettings
 from readmit_chassis.testing import embedded_kafka, free_port, gate, s3_server
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionMade
+from readmit_contracts.events import MODEL_STREAM, ModelLoaded, ModelPromoted, PredictionsMade
 from readmit_contracts.topics import MODEL_LOADED, MODEL_PROMOTED, PREDICTION_MADE, TOPICS
 from readmit_inference.testing import ROOT, promote, tiny_bundle
 
@@ -140,11 +141,13 @@ async def test_kafka_and_s3_go_and_come_back_under_load(tmp_path: Path) -> None:
         answered = await pod.metric('prediction_requests_total{outcome="answered"}')
         await pod.reaches("prediction_log_published_total", answered)
         assert await pod.metric('prediction_log_dropped_total{reason="full"}') == 0
-        said = [ModelLoaded.model_validate_json(value) for value in await values(settings, MODEL_LOADED.name, 2)]
+        said = [
+            ModelLoaded.model_validate_json(value)
+            for value in await values(settings, MODEL_LOADED.name, lambda found: len(found) == 2)
+        ]
         assert [(loaded.outcome, loaded.epoch) for loaded in said] == [("serving", 1), ("serving", 2)]
         # At least once: what was on its way when Kafka went may stand there twice.
-        logged = await values(settings, PREDICTION_MADE.name, int(answered))
-        assert len({PredictionMade.model_validate_json(value).prediction_id for value in logged}) == answered
+        assert len(await logged(settings, int(answered))) == answered
         await pod.close()
 
 
@@ -156,14 +159,24 @@ async def announce(kafka: KafkaSettings, promotion: ModelPromoted) -> None:
     await broker.stop()
 
 
-async def values(kafka: KafkaSettings, topic: str, least: int) -> list[bytes]:
-    """What a topic holds, once so many different events are there."""
+async def logged(kafka: KafkaSettings, least: int) -> set[UUID]:
+    """The predictions that the log tells of, once they are so many."""
+
+    def predictions(messages: list[bytes]) -> set[UUID]:
+        events = [PredictionsMade.model_validate_json(value) for value in messages]
+        return {name for event in events for name in event.answers.prediction_id}
+
+    return predictions(await values(kafka, PREDICTION_MADE.name, lambda messages: len(predictions(messages)) >= least))
+
+
+async def values(kafka: KafkaSettings, topic: str, are_enough: Callable[[list[bytes]], bool]) -> list[bytes]:
+    """What a topic holds, once it is enough."""
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka.bootstrap_servers, auto_offset_reset="earliest")
     await consumer.start()
     found: list[bytes] = []
     try:
         async with asyncio.timeout(30):
-            while len(set(found)) < least:
+            while not are_enough(found):
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     found += [record.value for record in records]
     finally:

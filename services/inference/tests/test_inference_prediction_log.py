@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from hashlib import blake2b
 from itertools import repeat
+from uuid import uuid4
 
 import pytest
 from prometheus_client import REGISTRY
@@ -18,11 +18,11 @@ from readmit_chassis.envelope import Envelope
 from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import PredictionMade
+from readmit_contracts.events import PredictionMade, PredictionsMade
 from readmit_features.split import split_of
 from readmit_inference.batch_publisher import Parcel
 from readmit_inference.domain import Answered, predict, prepare
-from readmit_inference.prediction_event import Logged, Record, encoder
+from readmit_inference.prediction_event import Logged, Record, encoder, logged, pseudonyms
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
 from readmit_inference.testing import promote, running, tiny_bundle, until
@@ -59,9 +59,24 @@ class FakeTopic:
         self.records += arrived
 
 
-def numbered(logged: Logged) -> Record:
-    """Encodes only which answer it was: these tests give it as its latency."""
-    return Record(str(int(logged.latency_s)).encode(), b"", [], 0)
+def numbered(answers: Sequence[Logged]) -> list[Record]:
+    """Encodes only which answers they were: these tests give it as their latency."""
+    return [Record(None, json.dumps([int(answer.latency_s) for answer in answers]).encode(), [], 0, len(answers))]
+
+
+def numbers(topic: FakeTopic) -> list[int]:
+    """Which answers have arrived, in their order."""
+    return [number for record in topic.records for number in json.loads(record.value)]
+
+
+def wired(answered: Answered, key: SecretStr | None = KEY, at_s: float = 1_764_000_000.25) -> Record:
+    [record] = encoder("pod-1", "readmit-inference", key)([logged(answered, 0.0021, at_s)])
+    return record
+
+
+def read(record: Record) -> PredictionMade:
+    [made] = PredictionsMade.model_validate_json(record.value).predictions()
+    return made
 
 
 def impatient() -> Iterator[float]:
@@ -89,95 +104,101 @@ def sample(name: str) -> float:
 
 
 def test_the_bytes_are_the_event_of_the_contract(answered: Answered) -> None:
-    at_s = 1_764_000_000.25
-    record = encoder("pod-1", "readmit-inference", KEY)(Logged(answered, 0.0021, at_s))
-    event = PredictionMade.model_validate_json(record.value)
+    record = wired(answered, at_s=1_764_000_000.25)
+    event = PredictionsMade.model_validate_json(record.value)
+    said = json.loads(record.value)
+    assert said == json.loads(event.model_dump_json(exclude_unset=True))
     values, serving = answered.values, answered.serving
-    assert set(json.loads(record.value)) == set(PredictionMade.model_fields) - {"role", "rollout_id", "other"}
-    assert (str(event.prediction_id), event.pod_id) == (answered.prediction_id, "pod-1")
-    assert (event.risk, event.threshold) == (answered.risk, serving.model.threshold)
-    assert event.readmitted_within_30_days == answered.readmitted_within_30_days
-    assert (event.epoch, event.sha256, event.synthetic) == (7, serving.named.sha256, False)
-    assert event.model == serving.cause.model
-    assert event.features == {k: v for k, v in values.items() if k not in {"encounter_id", "patient_nbr"}}
-    assert event.features["payer_code"] is None
-    assert (event.latency_ms, event.at.timestamp()) == (pytest.approx(2.1), at_s)
+    made = read(record)
+    assert (str(made.prediction_id), made.pod_id) == (answered.prediction_id, "pod-1")
+    assert (made.risk, made.threshold) == (answered.risk, serving.model.threshold)
+    assert made.readmitted_within_30_days == answered.readmitted_within_30_days
+    assert (made.epoch, made.sha256, made.synthetic, made.role) == (7, serving.named.sha256, False, "champion")
+    assert made.model == serving.cause.model
+    assert made.features == {k: v for k, v in values.items() if k not in {"encounter_id", "patient_nbr"}}
+    assert made.features["payer_code"] is None
+    assert (made.latency_ms, made.at.timestamp()) == (pytest.approx(2.1), 1_764_000_000.25)
 
     envelope = Envelope.from_headers({name: value.decode() for name, value in record.headers})
     assert envelope.headers() == {name: value.decode() for name, value in record.headers}
-    assert (envelope.type, envelope.source) == (PredictionMade.EVENT_TYPE, "readmit-inference")
-    assert str(envelope.id) == envelope.subject == record.key.decode() == answered.prediction_id
-    assert envelope.time == event.at
-    assert envelope.traceparent.split("-")[1] == answered.prediction_id.replace("-", "")
+    assert (envelope.type, envelope.source) == (PredictionsMade.EVENT_TYPE, "readmit-inference")
+    assert (envelope.subject, envelope.time) == ("pod-1", made.at)
+    assert envelope.traceparent.split("-")[1] == envelope.id.hex
+
+
+def test_answers_of_one_model_share_a_message_in_their_order(answered: Answered) -> None:
+    answers = [
+        logged(answered._replace(prediction_id=str(uuid4()), risk=number / 100), number / 1000, 1_764_000_000 + number)
+        for number in range(64)
+    ]
+    [record] = encoder("pod-1", "source", KEY)(answers)
+    made = list(PredictionsMade.model_validate_json(record.value).predictions())
+    assert record.events == len(made) == 64
+    assert [str(one.prediction_id) for one in made] == [one.prediction_id for one in answers]
+    assert [(one.risk, one.at.timestamp()) for one in made] == [(one.risk, one.at_s) for one in answers]
+    assert len(record.value) < 64 * 500
 
 
 def test_no_identifier_is_on_the_wire_and_only_the_key_makes_a_pseudonym(answered: Answered) -> None:
-    def wired(key: SecretStr | None) -> tuple[Record, str | None]:
-        record = encoder("pod-1", "source", key)(Logged(answered, 0.001, time.time()))
-        return record, PredictionMade.model_validate_json(record.value).patient_key
-
     for key in (KEY, None):
-        record, _ = wired(key)
-        everything = b" ".join((record.key, record.value, *(value for _, value in record.headers)))
+        record = wired(answered, key)
+        everything = b" ".join((record.value, *(value for _, value in record.headers)))
+        assert record.key is None
         assert b"271828182845" not in everything
         assert b"314159265358" not in everything
         assert KEY.get_secret_value().encode() not in everything
-    (_, keyed), (_, again), (_, otherwise) = wired(KEY), wired(KEY), wired(SecretStr("another key, just as long"))
-    assert keyed is not None
-    assert keyed == hmac.digest(KEY.get_secret_value().encode(), b"314159265358", "sha256").hex()[:16]
-    assert keyed == again != otherwise
-    assert wired(None)[1] is None
+    keys = [read(wired(answered, key)).patient_key for key in (KEY, KEY, SecretStr("another key, just as long"), None)]
+    keyed = blake2b(b"314159265358", key=KEY.get_secret_value().encode(), digest_size=8).hexdigest()
+    assert keys[:2] == [keyed, keyed]
+    assert keys[2] not in {keyed, None}
+    assert keys[3] is None
 
 
-def test_without_a_patients_number_there_is_no_pseudonym(answered: Answered) -> None:
-    nameless = answered._replace(values=answered.values | {"patient_nbr": None})
-    record = encoder("pod-1", "source", KEY)(Logged(nameless, 0.001, time.time()))
-    assert PredictionMade.model_validate_json(record.value).patient_key is None
+def test_a_key_may_be_longer_than_the_hash_takes() -> None:
+    longer = [pseudonyms(b"k" * 65)(7), pseudonyms(b"k" * 66)(7), pseudonyms(b"k" * 64)(7)]
+    assert len(set(longer)) == 3
 
 
-def split_on_the_wire(answered: Answered, patient_nbr: int | None) -> object:
-    asked = answered._replace(values=answered.values | {"patient_nbr": patient_nbr})
-    record = encoder("pod-1", "source", None)(Logged(asked, 0.001, time.time()))
-    return PredictionMade.model_validate_json(record.value).split
+def test_without_a_patients_number_there_is_no_pseudonym_and_no_split(answered: Answered) -> None:
+    made = read(wired(answered._replace(values=answered.values | {"patient_nbr": None})))
+    assert (made.patient_key, made.split) == (None, None)
 
 
 def test_an_answer_says_in_which_split_its_patient_is_and_always_was(answered: Answered) -> None:
-    seen = {patient: split_on_the_wire(answered, patient) for patient in range(1, 60)}
+    seen = {
+        patient: read(wired(answered._replace(values=answered.values | {"patient_nbr": patient}))).split
+        for patient in range(1, 60)
+    }
     assert seen == {patient: split_of(patient) for patient in seen}
     assert set(seen.values()) == {"train", "validation", "test"}
-
-
-def test_without_a_patients_number_there_is_no_split(answered: Answered) -> None:
-    assert split_on_the_wire(answered, None) is None
 
 
 @pytest.mark.parametrize(
     ("at_s", "text"),
     [
-        (1_764_000_000.0, "2025-11-24T16:00:00.000000+00:00"),
+        (1_764_000_000.0, "2025-11-24T16:00:00+00:00"),
         (1_764_000_000.000_25, "2025-11-24T16:00:00.000250+00:00"),
-        (1_764_000_000.999_999_9, "2025-11-24T16:00:01.000000+00:00"),
+        (1_764_000_000.999_999_9, "2025-11-24T16:00:01+00:00"),
     ],
 )
-def test_the_time_is_written_to_the_microsecond(answered: Answered, at_s: float, text: str) -> None:
-    record = encoder("pod-1", "source", KEY)(Logged(answered, 0.001, at_s))
-    assert dict(record.headers)["ce_time"].decode() == json.loads(record.value)["at"] == text
+def test_the_time_is_told_to_the_microsecond(answered: Answered, at_s: float, text: str) -> None:
+    assert read(wired(answered, at_s=at_s)).at.isoformat() == text
 
 
 async def test_a_log_that_has_fallen_behind_keeps_requests_waiting_no_longer_than_ever(answered: Answered) -> None:
     topic, encoded, most = FakeTopic(), 0, 0
 
-    def counting(logged: Logged) -> Record:
+    def counting(answers: Sequence[Logged]) -> list[Record]:
         nonlocal encoded, most
-        encoded += 1
+        encoded += len(answers)
         most = max(most, encoded)
-        return numbered(logged)
+        return numbered(answers)
 
     log = PredictionLog(counting, topic.publish, capacity=5_000, new_parcel=Remembered)
     for number in range(5_000):
         log.add(answered, number)
     task = asyncio.create_task(log.run())
-    while len(topic.records) < 5_000:
+    while len(numbers(topic)) < 5_000:
         encoded = 0
         await asyncio.sleep(0)
     task.cancel()
@@ -187,9 +208,9 @@ async def test_a_log_that_has_fallen_behind_keeps_requests_waiting_no_longer_tha
 async def test_keeping_an_answer_encodes_nothing(answered: Answered) -> None:
     encoded: list[Logged] = []
 
-    def encode(logged: Logged) -> Record:
-        encoded.append(logged)
-        return numbered(logged)
+    def encode(answers: Sequence[Logged]) -> list[Record]:
+        encoded.extend(answers)
+        return numbered(answers)
 
     log = PredictionLog(encode, FakeTopic().publish, capacity=10)
     log.add(answered, 1)
@@ -209,7 +230,7 @@ async def test_every_answer_arrives_in_order_and_is_counted(answered: Answered) 
             log.add(answered, number)
         assert sample("prediction_log_buffered_events") == 9000
         await log.finish(20)
-        assert [int(record.key) for record in topic.records] == list(range(9000))
+        assert numbers(topic) == list(range(9000))
         assert len(log) == sample("prediction_log_buffered_events") == 0
     assert topic.attempts < 30
     assert sample("prediction_log_published_total") == published + 9000
@@ -224,8 +245,8 @@ async def test_a_full_log_loses_the_oldest_counts_them_and_stays_bounded(answere
         assert len(log) == 100
         assert dropped("full") == full + 900
         topic.away = False
-        await until(lambda: len(topic.records) == 100)
-    assert [int(record.key) for record in topic.records] == list(range(900, 1000))
+        await until(lambda: len(numbers(topic)) == 100)
+    assert numbers(topic) == list(range(900, 1000))
 
 
 async def test_what_is_packed_already_is_lost_a_parcel_at_a_time(answered: Answered) -> None:
@@ -241,8 +262,8 @@ async def test_what_is_packed_already_is_lost_a_parcel_at_a_time(answered: Answe
         log.add(answered, 320)
         assert dropped("full") == full + 10
         topic.away = False
-        await until(lambda: len(topic.records) == 311)
-    assert [int(record.key) for record in topic.records] == [*range(160), *range(170, 321)]
+        await until(lambda: len(numbers(topic)) == 311)
+    assert numbers(topic) == [*range(160), *range(170, 321)]
 
 
 async def test_who_waits_for_room_loses_nothing_to_a_kafka_that_is_slow(answered: Answered) -> None:
@@ -252,7 +273,7 @@ async def test_who_waits_for_room_loses_nothing_to_a_kafka_that_is_slow(answered
         for number in range(100):
             await log.room()
             log.add(answered, number)
-        await until(lambda: len(topic.records) == 100)
+        await until(lambda: len(numbers(topic)) == 100)
     assert dropped("full") == before
 
 
@@ -277,7 +298,7 @@ async def test_what_kafka_did_not_take_is_sent_again(answered: Answered) -> None
         await until(lambda: topic.attempts > 3)
         assert not topic.records
         topic.away = False
-        await until(lambda: len(topic.records) == 500)
+        await until(lambda: len(numbers(topic)) == 500)
     assert (dropped("full"), dropped("shutdown")) == (full, shutdown)
 
 

@@ -19,13 +19,13 @@ from readmit_bundle.scorers import Floats
 from readmit_chassis.failures import Transient
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.encounter import example_encounter
-from readmit_contracts.events import PredictionMade
+from readmit_contracts.events import PredictionsMade
 from readmit_contracts.prediction import Prediction
 from readmit_features.cleaning import clean_encounter
 from readmit_inference.batch_publisher import Parcel
 from readmit_inference.clinical.example import example_bundle, example_call
 from readmit_inference.domain import prepare
-from readmit_inference.prediction_event import Logged, Record, encoder
+from readmit_inference.prediction_event import Record, encoder, logged
 from readmit_inference.prediction_log import PredictionLog
 from readmit_inference.settings import Settings
 from readmit_inference.testing import ROLLOUT_ID, Service, promote, rollout, running, tiny_bundle, until
@@ -55,6 +55,17 @@ async def on_trial(settings: Settings, store: MemoryStore) -> AsyncIterator[Serv
         await service.settle(promote(store, CHAMPION, epoch=1))
         await service.try_out(rollout(store, CHALLENGER, 1, "canary", share=1.0))
         yield service
+
+
+@pytest.fixture
+def trial_of(store: MemoryStore) -> Callable[..., Trial]:
+    """Makes trials of the challenger in a stage, with a share of the patients."""
+
+    def make(stage: str, share: float = 0.0) -> Trial:
+        changed = rollout(store, CHALLENGER, 1, stage, share=share)  # type: ignore[arg-type]
+        return Trial(changed, prepare(CHALLENGER, changed))
+
+    return make
 
 
 async def test_predict_says_which_model_answered_with_its_threshold(on_trial: Service) -> None:
@@ -174,14 +185,6 @@ async def test_a_canary_that_changes_all_the_time_under_load_fails_no_request(
 class TestLogged:
     """Both answers in the event; the second one is the first thing that a log in need goes without."""
 
-    @pytest.fixture
-    def trial(self, store: MemoryStore) -> Callable[..., Trial]:
-        def make(stage: str, share: float = 0.0) -> Trial:
-            changed = rollout(store, CHALLENGER, 1, stage, share=share)  # type: ignore[arg-type]
-            return Trial(changed, prepare(CHALLENGER, changed))
-
-        return make
-
     @asynccontextmanager
     async def log(self, records: list[Record], gate: asyncio.Event, capacity: int) -> AsyncIterator[PredictionLog]:
         async def publish(leaving: Sequence[Parcel]) -> None:
@@ -199,18 +202,18 @@ class TestLogged:
 
     @pytest.mark.parametrize("stage", ["shadow", "canary"])
     async def test_both_answers_are_in_the_event(
-        self, store: MemoryStore, trial: Callable[..., Trial], stage: str
+        self, store: MemoryStore, trial_of: Callable[..., Trial], stage: str
     ) -> None:
         serving = prepare(CHAMPION, promote(store, CHAMPION, epoch=1))
-        answered = answer(serving, trial(stage, share=1.0), of_patient(7))
+        answered = answer(serving, trial_of(stage, share=1.0), of_patient(7))
         records: list[Record] = []
         gate = asyncio.Event()
         gate.set()
         async with self.log(records, gate, 100) as log:
             log.add(answered, 0.001)
             await until(lambda: len(records) == 1)
-        event = PredictionMade.model_validate_json(records[0].value)
-        assert set(json.loads(records[0].value)) == set(PredictionMade.model_fields)
+        assert set(json.loads(records[0].value)) == set(PredictionsMade.model_fields)
+        [event] = PredictionsMade.model_validate_json(records[0].value).predictions()
         assert event.other is not None
         first, second = (CHALLENGER, CHAMPION) if stage == "canary" else (CHAMPION, CHALLENGER)
         assert (event.sha256, event.risk) == (first.sha256, RISKS[first.sha256])
@@ -221,10 +224,10 @@ class TestLogged:
         assert event.other.score_ms > 0
 
     async def test_a_log_that_is_behind_skips_the_other_model_and_no_answer(
-        self, store: MemoryStore, trial: Callable[..., Trial]
+        self, store: MemoryStore, trial_of: Callable[..., Trial]
     ) -> None:
         serving = prepare(CHAMPION, promote(store, CHAMPION, epoch=1))
-        answered = answer(serving, trial("shadow"), of_patient(7))
+        answered = answer(serving, trial_of("shadow"), of_patient(7))
         records: list[Record] = []
         gate = asyncio.Event()
         skipped, lost = count("shadow_skipped_total"), count("prediction_log_dropped_total", reason="full")
@@ -232,16 +235,16 @@ class TestLogged:
             for _ in range(6000):
                 log.add(answered, 0.001)
             gate.set()
-            await until(lambda: len(records) == 6000)
+            await until(lambda: sum(record.events for record in records) == 6000)
         events = [json.loads(record.value) for record in records]
-        without = sum(event["other"] is None for event in events)
+        without = sum(event["answers"]["other"].count(None) for event in events)
         assert 0 < without < 6000
         assert count("shadow_skipped_total") == skipped + without
         assert count("prediction_log_dropped_total", reason="full") == lost
         assert {event["rollout_id"] for event in events} == {str(ROLLOUT_ID)}
 
     async def test_a_model_that_takes_its_time_is_asked_for_a_tenth_of_it(
-        self, store: MemoryStore, trial: Callable[..., Trial]
+        self, store: MemoryStore, trial_of: Callable[..., Trial]
     ) -> None:
         class Slow:
             def one(self, _: Floats) -> float:
@@ -254,7 +257,7 @@ class TestLogged:
             def shapley(self, row: Floats) -> tuple[Floats, float]:
                 return row, 0.0
 
-        fast = trial("shadow")
+        fast = trial_of("shadow")
         slow = Trial(
             fast.changed, replace(fast.challenger, model=replace(fast.challenger.model, scorer=Slow()))
         )  # fmt: skip
@@ -267,13 +270,15 @@ class TestLogged:
         async with self.log(records, gate, 1000) as log:
             for _ in range(400):
                 log.add(answered, 0.001)
-            await until(lambda: len(records) == 400)
+            await until(lambda: sum(record.events for record in records) == 400)
         compared = 400 - (count("shadow_skipped_total") - skipped)
         assert 10 <= compared <= 12 + (time.monotonic() - began) * 0.1 / 0.01
 
-    async def test_what_is_sent_again_is_not_asked_again(self, store: MemoryStore, trial: Callable[..., Trial]) -> None:
+    async def test_what_is_sent_again_is_not_asked_again(
+        self, store: MemoryStore, trial_of: Callable[..., Trial]
+    ) -> None:
         serving = prepare(CHAMPION, promote(store, CHAMPION, epoch=1))
-        answered = answer(serving, trial("shadow"), of_patient(7))
+        answered = answer(serving, trial_of("shadow"), of_patient(7))
         attempts: list[list[Record]] = []
 
         async def publish(leaving: Sequence[Parcel]) -> None:
@@ -299,5 +304,25 @@ class TestLogged:
 
 async def test_without_a_rollout_an_event_says_nothing_of_one(store: MemoryStore) -> None:
     serving = prepare(CHAMPION, promote(store, CHAMPION, epoch=1))
-    record = encoder("pod-1", "source", None)(Logged(answer(serving, None, of_patient(7)), 0.001, 1.0))
-    assert {"role", "rollout_id", "other"}.isdisjoint(json.loads(record.value))
+    [record] = encoder("pod-1", "source", None)([logged(answer(serving, None, of_patient(7)), 0.001, 1.0)])
+    event = json.loads(record.value)
+    assert (event["role"], event["rollout_id"]) == ("champion", None)
+    assert "other" not in event["answers"]
+
+
+async def test_answers_of_different_models_are_told_apart(store: MemoryStore, trial_of: Callable[..., Trial]) -> None:
+    serving, trial = prepare(CHAMPION, promote(store, CHAMPION, epoch=1)), trial_of("canary", share=0.5)
+    answers = [logged(answer(serving, trial, of_patient(patient)), 0.001, 1.0) for patient in range(1, 41)]
+    answers += [logged(answer(serving, None, of_patient(patient)), 0.001, 1.0) for patient in range(1, 41)]
+    records = encoder("pod-1", "source", None)(answers)
+    events = [PredictionsMade.model_validate_json(record.value) for record in records]
+    assert [(event.role, event.rollout_id is None) for event in events if event.rollout_id is None] == [
+        ("champion", True)
+    ]
+    assert sorted(event.role for event in events if event.rollout_id) == ["challenger", "champion"]
+    told = {str(made.prediction_id): made for event in events for made in event.predictions()}
+    assert len(told) == sum(record.events for record in records) == 80
+    for one in answers:
+        made = told[one.prediction_id]
+        assert (made.risk, made.sha256) == (one.risk, one.serving.named.sha256)
+        assert (made.rollout_id is None) == (one.beside is None)

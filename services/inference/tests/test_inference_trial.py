@@ -51,7 +51,12 @@ def asked(answered: Answered) -> OtherScore:
     """What the model that did not answer says."""
     assert answered.beside is not None
     assert answered.beside.other is not None
-    return compare(answered.beside, answered.beside.other, answered)
+    return compare(
+        answered.beside,
+        answered.beside.other,
+        risk=answered.risk,
+        readmitted_within_30_days=answered.readmitted_within_30_days,
+    )
 
 
 def count(name: str, **labels: str) -> float:

@@ -25,7 +25,7 @@ from psycopg.rows import dict_row
 
 from readmit_contracts.encounter import COLUMNS, example_encounter, schema_sha256
 from readmit_contracts.events import BatchReady, PredictionMade
-from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import example_prediction
 from readmit_features.cleaning import clean_encounter
 from readmit_ingestor import feedback, ingestion, store
 from readmit_ingestor.feedback import FIRST_FEEDBACK_ID, FeedbackWatch, NothingMade, make_batch
@@ -38,7 +38,6 @@ from readmit_ingestor.sources import Places
 pytestmark = pytest.mark.stack
 
 Database = psycopg.Connection[Any]
-_EXAMPLE = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
 _FEATURES = {
     key: value
     for key, value in clean_encounter(example_encounter()).values.items()
@@ -54,7 +53,7 @@ def predicted(number: int = 0, **changes: Any) -> PredictionMade:
     key = hashlib.sha256(str(number).encode()).hexdigest()[:16]
     at = _FIRST_AT + timedelta(minutes=number)
     update = {"prediction_id": uuid4(), "split": "train", "patient_key": key, "at": at, "features": features}
-    return _EXAMPLE.model_copy(update=update | changes)
+    return example_prediction(**update | changes)
 
 
 def conninfo(database: Database) -> str:

@@ -22,8 +22,8 @@ from psycopg.rows import dict_row
 from readmit_chassis.failures import Transient
 from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outages import answer_outages
-from readmit_contracts.events import OutcomeRecorded, PredictionMade
-from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.events import OutcomeRecorded
+from readmit_contracts.testing import example_prediction
 from readmit_ingestor import outcomes, store
 from readmit_ingestor.outcomes import Conflict, Outcome, record
 from readmit_ingestor.outcomes_api import outcomes_router
@@ -33,7 +33,6 @@ from readmit_ingestor.predictions import keep_all
 pytestmark = pytest.mark.stack
 
 Database = psycopg.Connection[Any]
-_EXAMPLE = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
 _HEADER = "prediction_id,readmitted_within_30_days"
 
 
@@ -114,7 +113,7 @@ async def test_the_same_again_changes_and_announces_nothing(client: httpx.AsyncC
 async def test_a_prediction_that_is_there_is_known(
     client: httpx.AsyncClient, pool: store.Pool, database: Database
 ) -> None:
-    known = _EXAMPLE.model_copy(update={"prediction_id": uuid4()})
+    known = example_prediction(prediction_id=uuid4())
     await keep_all(pool, [known])
     body = [said(known.prediction_id), said(uuid4())]
     assert counts(await client.post("/outcomes", json=body)) == (2, 0, 0, 1)

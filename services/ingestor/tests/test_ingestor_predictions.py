@@ -21,8 +21,8 @@ from readmit_chassis.kafka import consume_batch, create_topics, make_broker, pub
 from readmit_chassis.process import Process
 from readmit_chassis.settings import KafkaSettings
 from readmit_contracts.encounter import COLUMNS, example_encounter
-from readmit_contracts.events import PredictionMade
-from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.events import PredictionMade, PredictionsMade
+from readmit_contracts.testing import example_prediction, message_of
 from readmit_contracts.topics import PREDICTION_MADE
 from readmit_features.cleaning import clean_encounter, clean_rows
 from readmit_ingestor import store
@@ -30,7 +30,6 @@ from readmit_ingestor.handlers import on_predictions_made
 from readmit_ingestor.predictions import WHY_SET_ASIDE, keep_all, set_aside
 
 Database = psycopg.Connection[Any]
-_EXAMPLE = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
 _FEATURES = {
     key: value
     for key, value in clean_encounter(example_encounter()).values.items()
@@ -40,10 +39,8 @@ _FEATURES = {
 
 def predicted(**changes: Any) -> PredictionMade:
     features = _FEATURES | changes.pop("features", {})
-    return _EXAMPLE.model_copy(
-        update={"prediction_id": uuid4(), "split": "train", "patient_key": "9d2c1f0a7b3e4d5c", "features": features}
-        | changes
-    )
+    ours = {"prediction_id": uuid4(), "split": "train", "patient_key": "9d2c1f0a7b3e4d5c", "features": features}
+    return example_prediction(**ours | changes)
 
 
 def features(**changes: Any) -> PredictionMade:
@@ -95,13 +92,13 @@ async def test_one_event_that_no_column_can_hold_is_a_bad_message_and_the_others
 
 
 @pytest.mark.stack
-async def test_over_kafka_one_event_that_no_column_can_hold_is_dead_lettered_and_all_others_are_kept(
+async def test_over_kafka_one_message_that_no_column_can_hold_is_dead_lettered_and_all_others_are_kept(
     pool: store.Pool, database: Database
 ) -> None:
     from readmit_chassis.testing import embedded_kafka  # noqa: PLC0415  needs the testing extra, which not all have
 
-    events = [predicted() for _ in range(40)]
-    bad = events[17] = features(payer_code="\0")
+    messages = [message_of(*(predicted() for _ in range(3))) for _ in range(40)]
+    bad = messages[17] = message_of(predicted(), features(payer_code="\0"), predicted())
     with embedded_kafka() as address:
         await create_topics(address, [(PREDICTION_MADE.name, 1, {}), (PREDICTION_MADE.dead_letter, 1, {})])
         broker = make_broker(KafkaSettings(bootstrap_servers=address, idempotent_producer=False), "test")
@@ -109,35 +106,35 @@ async def test_over_kafka_one_event_that_no_column_can_hold_is_dead_lettered_and
         letters = AIOKafkaConsumer(PREDICTION_MADE.dead_letter, bootstrap_servers=address, auto_offset_reset="earliest")
         consume_batch(
             broker, topic=PREDICTION_MADE.name, dead_letter=PREDICTION_MADE.dead_letter, group="ingestor-predictions",
-            event_type=PredictionMade, handle=on_predictions_made(pool), process=process,
+            event_type=PredictionsMade, handle=on_predictions_made(pool), process=process,
         )  # fmt: skip
         await broker.start()
         await letters.start()
         try:
-            for event in events:
-                envelope = new_envelope(event.EVENT_TYPE, source="test", subject="any")
-                await publish(
-                    broker, topic=PREDICTION_MADE.name, key=str(event.prediction_id), event=event, envelope=envelope
-                )
+            for number, message in enumerate(messages):
+                envelope = new_envelope(message.EVENT_TYPE, source="test", subject="any")
+                await publish(broker, topic=PREDICTION_MADE.name, key=str(number), event=message, envelope=envelope)
             async with asyncio.timeout(60):
                 letter = await letters.getone()
-                while len(kept(database)) < len(events) - 1:  # noqa: ASYNC110  the condition is in the database
+                while len(kept(database)) < 3 * (len(messages) - 1):  # noqa: ASYNC110  the condition is in the database
                     await asyncio.sleep(0.02)
         finally:
             await letters.stop()
             await broker.stop()
-    assert letter.key.decode() == str(bad.prediction_id)
-    assert kept(database) == {event.prediction_id for event in events if event is not bad}
+    assert letter.value.decode() == bad.model_dump_json()
+    assert kept(database) == {
+        name for message in messages if message is not bad for name in message.answers.prediction_id
+    }
     assert process.failure is None
 
 
 @pytest.mark.stack
 async def test_the_handler_counts_what_it_kept(pool: store.Pool) -> None:
     before = REGISTRY.get_sample_value("predictions_stored_total") or 0.0
-    event = predicted()
+    event = message_of(predicted(), predicted())
     envelope = new_envelope(event.EVENT_TYPE, source="test", subject="any")
-    await on_predictions_made(pool)([(event, envelope), (event, envelope), (predicted(), envelope)])
-    assert REGISTRY.get_sample_value("predictions_stored_total") == before + 2
+    await on_predictions_made(pool)([(event, envelope), (event, envelope), (message_of(predicted()), envelope)])
+    assert REGISTRY.get_sample_value("predictions_stored_total") == before + 3
 
 
 async def test_a_database_that_is_away_makes_a_batch_wait() -> None:

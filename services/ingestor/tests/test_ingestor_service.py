@@ -21,8 +21,9 @@ from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.kafka import create_topics, make_broker, publish
 from readmit_chassis.process import Process
 from readmit_chassis.settings import KafkaSettings, PostgresSettings
-from readmit_contracts.events import Event, IngestionFinished, IngestionRequested, PredictionMade
+from readmit_contracts.events import Event, IngestionFinished, IngestionRequested, PredictionsMade
 from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import example_prediction, message_of
 from readmit_contracts.topics import BATCH_READY, INGESTION_FINISHED, INGESTION_REQUESTED, PREDICTION_MADE
 from readmit_ingestor import store
 from readmit_ingestor.api import ingestion_router
@@ -32,17 +33,18 @@ from readmit_ingestor.settings import Settings
 
 Database = psycopg.Connection[Any]
 REQUESTED = next(example for example in EXAMPLES if isinstance(example, IngestionRequested))
-PREDICTED = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
+MADE = next(example for example in EXAMPLES if isinstance(example, PredictionsMade))
+PREDICTED = example_prediction()
 
 
 def envelope(event: Event) -> Envelope:
     return new_envelope(event.EVENT_TYPE, source="test", subject="any")
 
 
-def on_one_prediction(pool: store.Pool) -> Callable[[PredictionMade, Envelope], Awaitable[None]]:
+def on_one_message(pool: store.Pool) -> Callable[[PredictionsMade, Envelope], Awaitable[None]]:
     keep = on_predictions_made(pool)
 
-    async def handle(event: PredictionMade, envelope: Envelope) -> None:
+    async def handle(event: PredictionsMade, envelope: Envelope) -> None:
         await keep([(event, envelope)])
 
     return handle
@@ -91,7 +93,7 @@ async def test_every_example_of_every_event_that_it_reads_has_its_effect_once_ho
 ) -> None:
     handlers: dict[type[Event], Callable[[Any, Envelope], Awaitable[None]]] = {
         IngestionRequested: on_ingestion_requested(pool),
-        PredictionMade: on_one_prediction(pool),
+        PredictionsMade: on_one_message(pool),
     }
     examples = [example for example in EXAMPLES if type(example) in handlers]
     assert {type(example) for example in examples} == set(handlers)
@@ -102,15 +104,15 @@ async def test_every_example_of_every_event_that_it_reads_has_its_effect_once_ho
             await handlers[type(read)](read, cause)
             await handlers[type(read)](read, cause)
     assert database.execute("SELECT source, requested_by FROM raw_data.ingestions").fetchall() == [("uci", "readmit")]
-    [row] = database.execute(
+    [row, _] = database.execute(
         "SELECT prediction_id, at, pod_id, model_name, model_version, sha256, epoch, synthetic, risk, threshold,"
-        " readmitted, latency_ms, patient_key, features FROM raw_data.predictions"
+        " readmitted, latency_ms, patient_key, features FROM raw_data.predictions ORDER BY at"
     ).fetchall()
     assert row == (
         PREDICTED.prediction_id, PREDICTED.at, "inference-1", "diabetes_readmission_lightgbm", "5", "a1" * 32, 3, False,
         0.173, 0.125, True, 0.41, "9d2c1f0a7b3e4d5c", PREDICTED.features,
     )  # fmt: skip
-    assert REGISTRY.get_sample_value("predictions_stored_total") == before + 1
+    assert REGISTRY.get_sample_value("predictions_stored_total") == before + 2
 
 
 @pytest.mark.stack
@@ -119,7 +121,7 @@ async def test_a_prediction_that_no_column_can_hold_is_a_bad_message_whose_reaso
     pool: store.Pool, database: Database, change: dict[str, Any]
 ) -> None:
     with pytest.raises(BadMessage) as bad:
-        await on_one_prediction(pool)(PREDICTED.model_copy(update=change), envelope(PREDICTED))
+        await on_one_message(pool)(message_of(PREDICTED.model_copy(update=change)), envelope(MADE))
     assert "70-80" not in str(bad.value)
     assert database.execute("SELECT count(*) FROM raw_data.predictions").fetchone() == (0,)
 
@@ -139,7 +141,7 @@ async def test_a_request_that_no_column_can_hold_is_a_bad_message_over_kafka_and
 
 async def test_a_database_that_is_away_makes_both_events_wait() -> None:
     nowhere = store.make_pool("host=127.0.0.1 port=1 connect_timeout=1")
-    for handle, event in ((on_ingestion_requested(nowhere), REQUESTED), (on_one_prediction(nowhere), PREDICTED)):
+    for handle, event in ((on_ingestion_requested(nowhere), REQUESTED), (on_one_message(nowhere), MADE)):
         with pytest.raises(Transient, match="away"):
             await handle(event, envelope(event))  # type: ignore[operator]  # each with its own
 
@@ -179,13 +181,9 @@ async def test_whoever_asks_by_event_or_rest_hears_of_the_end_and_predictions_ar
                 assert {key.decode(): end.outcome for (key, _), end in zip(said, ends, strict=True)} == {
                     key: "done", asked.json()["request_id"]: "failed",
                 }  # fmt: skip
-                for prediction_id in (uuid4(), uuid4()):
-                    made = PREDICTED.model_copy(update={"prediction_id": prediction_id})
-                    for _ in range(2):
-                        await publish(
-                            outside, topic=PREDICTION_MADE.name, key=str(prediction_id), event=made,
-                            envelope=envelope(made),
-                        )  # fmt: skip
+                made = message_of(*(example_prediction(prediction_id=uuid4()) for _ in range(2)))
+                for _ in range(2):
+                    await publish(outside, topic=PREDICTION_MADE.name, key="any", event=made, envelope=envelope(made))
 
                 async def both_kept() -> bool:
                     return database.execute("SELECT count(*) FROM raw_data.predictions").fetchone() == (2,)

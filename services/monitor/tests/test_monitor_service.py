@@ -27,8 +27,10 @@ from readmit_contracts.events import (
     OutcomeRecorded,
     PerformanceDegraded,
     PredictionMade,
+    PredictionsMade,
 )
 from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import message_of
 from readmit_contracts.topics import (
     BATCH_READY,
     DRIFT_DETECTED,
@@ -163,8 +165,9 @@ async def found(client: httpx.AsyncClient, path: str, state: str) -> Any:
 async def test_from_batches_and_predictions_to_drift_over_kafka(settings: Settings, predict: Predict) -> None:
     async with watching(settings) as (client, say, address):
         await say(BATCH_READY, BATCH.model_copy(update={"dataset_version": 1}))
-        for event in predict(520, changed={"payer_code": None}):
-            await say(PREDICTION_MADE, event)
+        made = predict(520, changed={"payer_code": None})
+        for first in range(0, len(made), 40):
+            await say(PREDICTION_MADE, message_of(*made[first : first + 40]))
         drift = await found(client, "/drift", "drifted")
         assert drift["figures"][0]["feature"] == "payer_code"
         assert (drift["reference_dataset_version"], drift["reference_rows"]) == (1, 4000)
@@ -189,7 +192,7 @@ async def test_from_predictions_and_outcomes_that_contradict_them_to_a_degraded_
             )
             await say(OUTCOME_RECORDED, happened)
         for event in events:
-            await say(PREDICTION_MADE, event)
+            await say(PREDICTION_MADE, message_of(event))
         performance = await found(client, "/performance", "degraded")
         assert performance["figures"][0]["name"] == "auroc"
         assert performance["figures"][0]["high"] < 0.67
@@ -231,7 +234,7 @@ def test_settings_by_which_nothing_could_ever_be_judged_are_refused_at_start(
     assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("event", [BatchReady, PredictionMade, OutcomeRecorded, ModelPromoted])
+@pytest.mark.parametrize("event", [BatchReady, PredictionsMade, OutcomeRecorded, ModelPromoted])
 def test_the_examples_of_the_contract_can_be_read(event: type[Event]) -> None:
     example = next(example for example in EXAMPLES if isinstance(example, event))
     assert event.model_validate_json(example.model_dump_json()) == example

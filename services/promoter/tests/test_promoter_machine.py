@@ -30,8 +30,9 @@ from hypothesis.stateful import (
 from readmit_chassis.envelope import Envelope, new_envelope
 from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.s3 import MemoryStore
-from readmit_contracts.events import ModelLoaded, ModelPromoted, ModelRegistered, PredictionMade, RolloutChanged
+from readmit_contracts.events import ModelLoaded, ModelPromoted, ModelRegistered, RolloutChanged
 from readmit_contracts.examples import EXAMPLES
+from readmit_contracts.testing import example_prediction
 from readmit_promoter import governor, handlers, pods, store
 from readmit_promoter.announcement import Announcement
 from readmit_promoter.candidates import take
@@ -44,7 +45,7 @@ from readmit_promoter.rollout_policy import CanaryStage, ConvergencePolicy, Roll
 pytestmark = pytest.mark.stack
 
 LOADED = next(example for example in EXAMPLES if isinstance(example, ModelLoaded))
-PREDICTION = next(example for example in EXAMPLES if isinstance(example, PredictionMade))
+PREDICTION = example_prediction()
 CONVERGENCE = ConvergencePolicy(deadline_s=3600, settle_s=0)
 ROLLOUTS = {
     "straight": RolloutPolicy(convergence=CONVERGENCE),
@@ -282,7 +283,7 @@ def test_one_champion_and_one_history_whatever_happens(
                     "role": "challenger" if stage.stage == "canary" else "champion",
                 }
             )  # fmt: skip
-            self._do(crash, *(handlers.take_answer(event, pool, self._rollout) for pool in self._pools))
+            self._do(crash, *(handlers.take_answers([event], pool, self._rollout) for pool in self._pools))
 
         # What must hold.
 

@@ -37,7 +37,7 @@ from readmit_contracts.events import (
     ModelRegistered,
     ModelRejected,
     PerformanceDegraded,
-    PredictionMade,
+    PredictionsMade,
 )
 from readmit_contracts.examples import EXAMPLES
 from readmit_contracts.topics import (
@@ -421,7 +421,7 @@ async def test_a_database_that_is_away_is_503_as_problem_details() -> None:
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("event", [ModelLoaded, PredictionMade, DriftDetected, PerformanceDegraded])
+@pytest.mark.parametrize("event", [ModelLoaded, PredictionsMade, DriftDetected, PerformanceDegraded])
 def test_the_examples_of_the_contract_can_be_read(event: type[Event]) -> None:
     example = next(example for example in EXAMPLES if isinstance(example, event))
     assert event.model_validate_json(example.model_dump_json()) == example

@@ -8,15 +8,23 @@ new version of the type.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hex digits")]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Role = Literal["champion", "challenger"]
+_Split = Literal["train", "validation", "test"]
+#: Of a feature, as cleaning makes it.
+_Value = str | int | float | bool | None
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_10000_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) + 1
 
 #: The one stream of models that compete to be champion; key of `model.registered` and `model.promoted`.
 MODEL_STREAM = "diabetes_readmission"
@@ -322,36 +330,119 @@ class OtherAnswer(BaseModel):
     score_ms: Annotated[float, Field(ge=0, description="time that the model took, without reading and answering")]
 
 
-class PredictionMade(Event):
-    """A pod answered. The one event with features: as coded, without any identifier of the patient."""
+class PredictionMade(BaseModel):
+    """One answer of a pod, as `PredictionsMade` carries it among others."""
 
-    EVENT_TYPE: ClassVar[str] = "readmit.prediction.made.v1"
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     prediction_id: UUID
+    pod_id: str
+    model: ModelVersion
+    sha256: Sha256
+    epoch: int
+    synthetic: bool
+    risk: Probability
+    threshold: Probability
+    readmitted_within_30_days: bool
+    latency_ms: float
+    patient_key: str | None = None
+    split: _Split | None = None
+    features: dict[str, _Value]
+    role: Role = "champion"
+    rollout_id: UUID | None = None
+    other: OtherAnswer | None = None
+    at: AwareDatetime
+
+
+class Answers(BaseModel):
+    """Answers in columns: the first item of each is the first answer's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prediction_id: Annotated[tuple[UUID, ...], Field(min_length=1)]
+    at_us: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=_YEAR_10000_US)], ...],
+        Field(description="when, in microseconds since 1970 (UTC)"),
+    ]
+    risk: tuple[Probability, ...]
+    readmitted_within_30_days: tuple[bool, ...]
+    latency_ms: tuple[Annotated[float, Field(ge=0)], ...]
+    patient_key: Annotated[
+        tuple[str | None, ...],
+        Field(description="keyed hash of the patient's number, stable per deployment; never the number"),
+    ]
+    split: Annotated[
+        tuple[_Split | None, ...],
+        Field(description="where the patient's hash puts the patient, for ever; null without a patient's number"),
+    ]
+    features: Annotated[
+        tuple[tuple[_Value, ...], ...],
+        Field(description="cleaned values in the order of `feature_names`; the patient's and the encounter's number"
+              " are not among them"),
+    ]  # fmt: skip
+    other: Annotated[
+        tuple[OtherAnswer | None, ...] | None, Field(description="the other model's answers, in a rollout")
+    ] = None
+
+    @model_validator(mode="after")
+    def _are_of_one_length(self) -> Self:
+        lengths = {name: len(column) for name, column in self if column is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
+        return self
+
+
+class PredictionsMade(Event):
+    """A pod answered, once or some dozens of times. The one event with features: as coded, without any identifier.
+
+    Answers of one model travel together, since the time that a pod takes to tell of each is taken from its requests.
+    """
+
+    EVENT_TYPE: ClassVar[str] = "readmit.prediction.made.v2"
+
     pod_id: Annotated[str, Field(min_length=1)]
     model: ModelVersion
     sha256: Annotated[Sha256, Field(description="digest of the bundle that answered")]
     epoch: Annotated[int, Field(ge=1)]
     synthetic: bool
-    risk: Probability
     threshold: Probability
-    readmitted_within_30_days: bool
-    latency_ms: Annotated[float, Field(ge=0)]
-    patient_key: Annotated[
-        str | None, Field(description="keyed hash of the patient's number, stable per deployment; never the number")
-    ] = None
-    split: Annotated[
-        Literal["train", "validation", "test"] | None,
-        Field(description="where the patient's hash puts the patient, for ever; absent without a patient's number"),
-    ] = None
-    features: Annotated[
-        dict[str, str | int | float | bool | None],
-        Field(description="cleaned value by key of the encounter schema; encounter and patient numbers left out"),
-    ]
     role: Annotated[Role, Field(description="of the model that answered")] = "champion"
     rollout_id: Annotated[UUID | None, Field(description="the rollout under way, if any")] = None
-    other: Annotated[OtherAnswer | None, Field(description="the other model's answer, in a rollout")] = None
-    at: AwareDatetime
+    feature_names: Annotated[tuple[str, ...], Field(description="keys of the encounter schema")]
+    answers: Answers
+
+    @model_validator(mode="after")
+    def _have_all_features(self) -> Self:
+        if any(len(values) != len(self.feature_names) for values in self.answers.features):
+            raise ValueError(f"an answer without exactly {len(self.feature_names)} features")
+        return self
+
+    def predictions(self) -> Iterator[PredictionMade]:
+        """The answers one by one."""
+        common = {name: getattr(self, name) for name in _OF_ALL}
+        columns = self.answers
+        others = columns.other or (None,) * len(columns.prediction_id)
+        each = zip(
+            columns.prediction_id, columns.at_us, columns.risk, columns.readmitted_within_30_days, columns.latency_ms,
+            columns.patient_key, columns.split, columns.features, others, strict=True,
+        )  # fmt: skip
+        for name, at_us, risk, verdict, latency_ms, patient_key, split, features, other in each:
+            # All of it is checked already.
+            yield PredictionMade.model_construct(
+                **common,
+                prediction_id=name,
+                at=_EPOCH + timedelta(microseconds=at_us),
+                risk=risk,
+                readmitted_within_30_days=verdict,
+                latency_ms=latency_ms,
+                patient_key=patient_key,
+                split=split,
+                features=dict(zip(self.feature_names, features, strict=True)),
+                other=other,
+            )
+
+
+_OF_ALL = PredictionsMade.model_fields.keys() & PredictionMade.model_fields.keys()
 
 
 class OutcomeRecorded(Event):
@@ -443,7 +534,7 @@ EVENTS: tuple[type[Event], ...] = (
     ModelRejected,
     RolloutChanged,
     ModelLoaded,
-    PredictionMade,
+    PredictionsMade,
     OutcomeRecorded,
     DriftDetected,
     PerformanceDegraded,
@@ -452,6 +543,7 @@ EVENTS: tuple[type[Event], ...] = (
 __all__ = [
     "EVENTS",
     "MODEL_STREAM",
+    "Answers",
     "ArtifactRef",
     "BatchReady",
     "DegradedFigure",
@@ -469,6 +561,7 @@ __all__ = [
     "OutcomeRecorded",
     "PerformanceDegraded",
     "PredictionMade",
+    "PredictionsMade",
     "Role",
     "RolloutChanged",
     "TrainedModel",

@@ -88,7 +88,7 @@ MODEL_LOADED = Topic(
 )  # fmt: skip
 
 PREDICTION_MADE = Topic(
-    "prediction.made", events.PredictionMade, "prediction id", 3, 30 * _DAY_MS,
+    "prediction.made", events.PredictionsMade, "none", 3, 30 * _DAY_MS,
     producers=("inference",), consumers=("ingestor", "monitor", "promoter"),
 )  # fmt: skip
 OUTCOME_RECORDED = Topic(

@@ -9,7 +9,7 @@ from typing import Literal
 Split = Literal["train", "validation", "test"]
 
 #: Changing it would move patients from test into train: never change it.
-_SALT = b"readmit.split.v1:"
+_SALTED = sha256(b"readmit.split.v1:")
 
 
 def _first_at(share: float) -> bytes:
@@ -26,8 +26,10 @@ _VALIDATION, _TEST = _first_at(0.70), _first_at(0.85)
 
 def split_of(patient_nbr: int) -> Split:
     """70 % of patients train, 15 % validate, 15 % test, by a hash of the patient's identifier: half a microsecond."""
+    salted = _SALTED.copy()  # a third of the time that a new one takes
+    salted.update(b"%d" % patient_nbr)
     # Its first eight bytes as a number are the patient's share of 2**64.
-    digest = sha256(b"%b%d" % (_SALT, patient_nbr)).digest()
+    digest = salted.digest()
     return "train" if digest < _VALIDATION else "validation" if digest < _TEST else "test"
 
 

@@ -25,16 +25,21 @@ class Parcel:
 
     def __init__(self, *records: Record) -> None:
         self.batch = BatchBuilder(_BATCH_BYTES, 0)
+        self._events = 0
         for record in records:
             self.add(record)
 
     def __len__(self) -> int:
-        return int(self.batch.record_count())
+        """How many things its records tell of."""
+        return self._events
 
     def add(self, record: Record) -> bool:
         """Pack one more; False, and nothing is packed, when there is no room for it."""
         packed = self.batch.append(timestamp=record.at_ms, key=record.key, value=record.value, headers=record.headers)
-        return packed is not None
+        if packed is None:
+            return False
+        self._events += record.events
+        return True
 
 
 class BatchPublisher:

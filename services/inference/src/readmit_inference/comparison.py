@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple
 
 from readmit_inference import metrics
-from readmit_inference.domain import Answered, Serving
+from readmit_inference.domain import Serving
 from readmit_inference.trial import Beside, check
 
 _IN_SHADOW = metrics.CHALLENGER_ANSWERS.labels("shadow")
@@ -21,25 +21,25 @@ class OtherScore(NamedTuple):
     score_s: float
 
 
-def compare(beside: Beside, other: Serving, answered: Answered) -> OtherScore:
-    """Ask the model that did not answer, and count what comes of it."""
+def compare(beside: Beside, other: Serving, *, risk: float, readmitted_within_30_days: bool) -> OtherScore:
+    """Ask the model that did not answer, and count what comes of it; the others are what was answered."""
     if beside.has_failed:
         return OtherScore(other, None, None, 0.0)
     started = time.perf_counter()
     try:
-        risk = other.model.score_values(beside.values)
-        check(risk)
+        its_risk = other.model.score_values(beside.values)
+        check(its_risk)
     except Exception as error:  # noqa: BLE001  a model on trial may fail in any way, and the log has to go on
         beside.trial.count_failure(other, error)
         return OtherScore(other, None, None, time.perf_counter() - started)
     score_s = time.perf_counter() - started
-    verdict = risk >= other.model.threshold
-    metrics.SHADOW_DIFFERENCE.observe(abs(risk - answered.risk))
-    if verdict != answered.readmitted_within_30_days:
+    verdict = its_risk >= other.model.threshold
+    metrics.SHADOW_DIFFERENCE.observe(abs(its_risk - risk))
+    if verdict != readmitted_within_30_days:
         metrics.SHADOW_FLIPS.inc()
     if beside.trial.changed.stage == "shadow":
         _IN_SHADOW.inc()
-    return OtherScore(other, risk, verdict, score_s)
+    return OtherScore(other, its_risk, verdict, score_s)
 
 
 class TimeShare:

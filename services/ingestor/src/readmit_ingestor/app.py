@@ -21,7 +21,7 @@ from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import S3Store
-from readmit_contracts.events import IngestionRequested, PredictionMade
+from readmit_contracts.events import IngestionRequested, PredictionsMade
 from readmit_contracts.topics import INGESTION_REQUESTED, PREDICTION_MADE
 from readmit_ingestor import store
 from readmit_ingestor.api import ingestion_router
@@ -34,6 +34,9 @@ from readmit_ingestor.runner import Runner
 from readmit_ingestor.schedule import Schedule
 from readmit_ingestor.settings import Settings
 from readmit_ingestor.sources import Places
+
+#: Messages of `prediction.made` taken at a time; each tells of up to some dozens of answers.
+_MESSAGES = 32
 
 
 def make_app(settings: Settings, process: Process) -> FastAPI:
@@ -57,7 +60,7 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
     # A group of its own: a flood of predictions never makes a request wait.
     consume_batch(
         broker, topic=PREDICTION_MADE.name, dead_letter=PREDICTION_MADE.dead_letter, group="ingestor-predictions",
-        event_type=PredictionMade, handle=on_predictions_made(pool), process=process,
+        event_type=PredictionsMade, handle=on_predictions_made(pool), process=process, max_records=_MESSAGES,
     )  # fmt: skip
 
     @asynccontextmanager

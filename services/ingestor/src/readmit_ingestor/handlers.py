@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from readmit_chassis.envelope import Envelope
-from readmit_contracts.events import IngestionRequested, PredictionMade
+from readmit_contracts.events import IngestionRequested, PredictionsMade
 from readmit_ingestor import predictions, store
 from readmit_ingestor.metrics import PREDICTIONS_STORED
 
@@ -21,10 +21,11 @@ def on_ingestion_requested(pool: store.Pool) -> Callable[[IngestionRequested, En
 
 def on_predictions_made(
     pool: store.Pool,
-) -> Callable[[Sequence[tuple[PredictionMade, Envelope]]], Awaitable[None]]:
+) -> Callable[[Sequence[tuple[PredictionsMade, Envelope]]], Awaitable[None]]:
     """Keep the predictions."""
 
-    async def handle(events: Sequence[tuple[PredictionMade, Envelope]]) -> None:
-        PREDICTIONS_STORED.inc(await predictions.keep_all(pool, [event for event, _ in events]))
+    async def handle(events: Sequence[tuple[PredictionsMade, Envelope]]) -> None:
+        made = [prediction for event, _ in events for prediction in event.predictions()]
+        PREDICTIONS_STORED.inc(await predictions.keep_all(pool, made))
 
     return handle

@@ -19,7 +19,7 @@ from readmit_chassis.migrations import apply_migrations
 from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
-from readmit_contracts.events import BatchReady, ModelPromoted, OutcomeRecorded, PredictionMade
+from readmit_contracts.events import BatchReady, ModelPromoted, OutcomeRecorded, PredictionsMade
 from readmit_contracts.topics import BATCH_READY, MODEL_PROMOTED, OUTCOME_RECORDED, PREDICTION_MADE
 from readmit_monitor import handlers, store
 from readmit_monitor.api import drift_router, performance_router
@@ -31,6 +31,8 @@ _GROUP = "monitor"
 #: Groups of their own: each consumer that joins a group stops all of it for seconds.
 _OUTCOMES_GROUP = "monitor.outcomes"
 _CHAMPIONS_GROUP = "monitor.champions"
+#: Messages of `prediction.made` taken at a time; each tells of up to some dozens of answers.
+_MESSAGES = 32
 
 
 def make_app(settings: Settings, process: Process) -> FastAPI:
@@ -47,9 +49,10 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
         await handlers.on_batch_ready(event, pool=pool)
         due.set()
 
-    async def on_predictions(made: list[tuple[PredictionMade, Envelope]]) -> None:
+    async def on_predictions(made: list[tuple[PredictionsMade, Envelope]]) -> None:
         nonlocal unjudged
-        unjudged += await handlers.on_predictions_made([event for event, _ in made], pool=pool)
+        predictions = [prediction for event, _ in made for prediction in event.predictions()]
+        unjudged += await handlers.on_predictions_made(predictions, pool=pool)
         if unjudged >= settings.evaluate_every_rows:
             unjudged = 0
             due.set()
@@ -66,7 +69,7 @@ def make_app(settings: Settings, process: Process) -> FastAPI:
     )  # fmt: skip
     consume_batch(
         broker, topic=PREDICTION_MADE.name, dead_letter=PREDICTION_MADE.dead_letter, group=_GROUP,
-        event_type=PredictionMade, handle=on_predictions, process=process,
+        event_type=PredictionsMade, handle=on_predictions, process=process, max_records=_MESSAGES,
     )  # fmt: skip
     consume_batch(
         broker, topic=OUTCOME_RECORDED.name, dead_letter=OUTCOME_RECORDED.dead_letter, group=_OUTCOMES_GROUP,

@@ -25,7 +25,7 @@ from readmit_chassis.outages import answer_outages
 from readmit_chassis.outbox import OutboxRelay
 from readmit_chassis.process import Process
 from readmit_chassis.s3 import ObjectStore, S3Store
-from readmit_contracts.events import DriftDetected, ModelLoaded, PerformanceDegraded, PredictionMade
+from readmit_contracts.events import DriftDetected, ModelLoaded, PerformanceDegraded, PredictionsMade
 from readmit_contracts.topics import (
     DRIFT_DETECTED,
     MODEL_LOADED,
@@ -83,8 +83,9 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
         await pods.note_pod(pool, event)
         heard.set()
 
-    async def on_prediction(event: PredictionMade, _: Envelope) -> None:
-        await handlers.take_answer(event, pool, rollout)
+    async def on_predictions(event: PredictionsMade, _: Envelope) -> None:
+        if event.rollout_id is not None:
+            await handlers.take_answers(list(event.predictions()), pool, rollout)
 
     async def on_noticed(event: DriftDetected | PerformanceDegraded, envelope: Envelope) -> None:
         await reactions.react(event, envelope, pool, rollout)
@@ -96,7 +97,7 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
         {
             MODEL_REGISTERED: on_registered,
             MODEL_LOADED: on_loaded,
-            PREDICTION_MADE: on_prediction,
+            PREDICTION_MADE: on_predictions,
             DRIFT_DETECTED: on_noticed,
             PERFORMANCE_DEGRADED: on_noticed,
         },

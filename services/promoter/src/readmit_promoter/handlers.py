@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -119,18 +119,19 @@ async def fetch_evidence(objects: ObjectStore, ref: ArtifactRef) -> Evidence:
     return await asyncio.to_thread(read_evidence, data, ref)
 
 
-async def take_answer(event: PredictionMade, pool: Pool, rollout: RolloutPolicy) -> None:
-    """Keep what both models of the trial that is going on said of an encounter."""
-    if event.rollout_id is None or event.other is None:
+async def take_answers(made: Sequence[PredictionMade], pool: Pool, rollout: RolloutPolicy) -> None:
+    """Keep what both models of the trial that is going on said of encounters."""
+    if all(answer.other is None for answer in made):
         return
     async with store.transaction(pool) as connection:
         under_way = await governor.trial_under_way(connection)
         if under_way is None or not isinstance(under_way.fact, RolloutStage):
             return
         fact = under_way.fact
-        if fact.rollout_id == event.rollout_id and fact.position < len(rollout.trial):
+        of_it = [answer for answer in made if answer.rollout_id == fact.rollout_id]
+        if of_it and fact.position < len(rollout.trial):
             at_most = rollout.trial[fact.position].at_least_answers + _SPARE_ANSWERS
-            await pods.take_answer(connection, event, fact.stage, at_most=at_most)
+            await pods.take_answers(connection, of_it, fact, at_most=at_most)
 
 
 async def watch(pool: Pool, rollout: RolloutPolicy) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from readmit_contracts.events import ModelLoaded, PredictionMade
+from readmit_contracts.events import ModelLoaded, OtherAnswer, PredictionMade
 from readmit_promoter.convergence import Arrival
+from readmit_promoter.ledger import RolloutStage
 from readmit_promoter.store import Connection, Pool, transaction
 from readmit_promoter.trial import Figures
 
@@ -104,33 +105,35 @@ async def refusing(connection: Connection, revision: int, within_s: float) -> di
     return {row["pod_id"]: row["reason"] or "" async for row in cursor if row["pod_id"] in alive}
 
 
-async def take_answer(connection: Connection, event: PredictionMade, stage: str, *, at_most: int) -> None:
-    """Keep what both models said of an encounter, once, and no more than `at_most` for a stage."""
-    other = event.other
-    if other is None or event.rollout_id is None:
-        return
+async def take_answers(
+    connection: Connection, made: Sequence[PredictionMade], trial: RolloutStage, *, at_most: int
+) -> None:
+    """Keep what both models said of encounters, each once, and no more than `at_most` for a stage."""
     query = "SELECT count(*) AS kept FROM governance.trial_answers WHERE rollout_id = %s AND stage = %s"
-    row = await (await connection.execute(query, (event.rollout_id, stage))).fetchone()
-    if row is None or row["kept"] >= at_most:
-        return
-    by_challenger = event.role == "challenger"
-    champion, challenger = (other.risk, event.risk) if by_challenger else (event.risk, other.risk)
+    row = await (await connection.execute(query, (trial.rollout_id, trial.stage))).fetchone()
+    room = at_most - (row["kept"] if row else 0)
+    of_both = [_of_both(answer, answer.other, trial) for answer in made if answer.other is not None]
+    if room > 0:
+        async with connection.cursor() as cursor:
+            await cursor.executemany(_TAKE_ANSWER, of_both[:room])
+
+
+def _of_both(answer: PredictionMade, other: OtherAnswer, trial: RolloutStage) -> dict[str, object]:
+    by_challenger = answer.role == "challenger"
+    champion, challenger = (other.risk, answer.risk) if by_challenger else (answer.risk, other.risk)
     differs = None
     if other.readmitted_within_30_days is not None:
-        differs = other.readmitted_within_30_days != event.readmitted_within_30_days
-    await connection.execute(
-        _TAKE_ANSWER,
-        {
-            "prediction_id": event.prediction_id,
-            "rollout_id": event.rollout_id,
-            "stage": stage,
-            "by_challenger": by_challenger,
-            "champion_risk": champion,
-            "challenger_risk": challenger,
-            "decision_differs": differs,
-            "score_ms": None if by_challenger else other.score_ms,
-        },
-    )
+        differs = other.readmitted_within_30_days != answer.readmitted_within_30_days
+    return {
+        "prediction_id": answer.prediction_id,
+        "rollout_id": trial.rollout_id,
+        "stage": trial.stage,
+        "by_challenger": by_challenger,
+        "champion_risk": champion,
+        "challenger_risk": challenger,
+        "decision_differs": differs,
+        "score_ms": None if by_challenger else other.score_ms,
+    }
 
 
 async def figures(connection: Connection, rollout_id: UUID, stage: str) -> Figures:
