@@ -6,6 +6,8 @@ import csv
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ from hypothesis import strategies as st
 from readmit_contracts.encounter import COLUMNS, NOT_READMITTABLE, POSITIVE_OUTCOME, Column, Group, Kind
 from readmit_contracts.history import HISTORY, HISTORY_COLUMNS
 from readmit_features.cleaning import clean_encounter, clean_rows
-from readmit_features.columns import ColumnEncoder, layout_of
+from readmit_features.columns import ColumnEncoder, Encoded
 from readmit_features.frame import fit_spec
 from readmit_features.history import with_history
+from readmit_features.layout import Layout, Run, layout_of
 from readmit_features.row import RowEncoder
 from readmit_features.spec import FeatureSpec
 from readmit_features.synthetic import sample_columns
@@ -47,7 +50,9 @@ def _agree(
 ) -> int:
     """Holds the column form against the row form; says how many rows were set apart."""
     layout = layout_of(names, is_file=file)
-    encoded = columns.encode(layout, list(zip(*rows, strict=True)))
+    encoded = columns.encode(layout, rows)
+    if file:
+        _agree_in_one_piece(columns, layout, rows, encoded)
     apart = set(encoded.apart)
     for at, row in enumerate(rows):
         encounter = layout.encounter(row)
@@ -63,6 +68,22 @@ def _agree(
             assert encoded.matrix[at].tobytes() == encoder.encode(values).tobytes()
             assert encoded.with_history[at] == bool(cleaned.history)
     return len(apart)
+
+
+def _agree_in_one_piece(columns: ColumnEncoder, layout: Layout, rows: Sequence[Any], encoded: Encoded) -> None:
+    """Nothing changes with a run of cells in one piece."""
+    run = layout.longest_run()
+    joined = replace(layout, run=Run(run.start, run.stop, _SPLIT))
+    pieces = [[*row[: run.start], _MARK.join(row[run.start : run.stop]), *row[run.stop :]] for row in rows]
+    again = columns.encode(joined, pieces)
+    assert [joined.encounter(row) for row in pieces] == [layout.encounter(row) for row in rows]
+    assert again.matrix.tobytes() == encoded.matrix.tobytes()
+    assert again.with_history.tolist() == encoded.with_history.tolist()
+    assert (again.warnings, again.apart) == (encoded.warnings, encoded.apart)
+
+
+_MARK = "\x1f"
+_SPLIT = methodcaller("split", _MARK)
 
 
 def _is_plain(cell: object) -> bool:
@@ -119,7 +140,7 @@ def test_a_file_tells_of_no_history_by_empty_cells_and_an_object_by_leaving_it_o
     row = [str(column.example) for column in INPUTS]
     given, unknown = ["1", "No", "0", "4", "0", "1", "428"], ["", "?", "", "", "", "", ""]
     layout = layout_of(_ALL_NAMES, is_file=True)
-    encoded = ColumnEncoder(encoder).encode(layout, list(zip([*row, *given], [*row, *unknown], strict=True)))
+    encoded = ColumnEncoder(encoder).encode(layout, [[*row, *given], [*row, *unknown]])
     assert encoded.with_history.tolist() == [True, False]
     assert HISTORY not in layout.encounter([*row, *unknown])
 
@@ -129,12 +150,10 @@ def test_a_name_given_twice_and_a_missing_column_set_all_rows_apart(spec: Featur
     row = [str(column.example) for column in INPUTS]
     twice = layout_of([*NAMES, "Time-In-Hospital"], is_file=True)
     assert twice.repeated == {"time_in_hospital"}
-    assert ColumnEncoder(encoder).encode(twice, [[cell] for cell in [*row, "3"]]).apart == [0]
+    assert ColumnEncoder(encoder).encode(twice, [[*row, "3"]]).apart == [0]
     required = next(at for at, column in enumerate(INPUTS) if column.required)
     short = layout_of([*NAMES[:required], *NAMES[required + 1 :]], is_file=True)
-    assert ColumnEncoder(encoder).encode(short, [[cell] for cell in [*row[:required], *row[required + 1 :]]]).apart == [
-        0
-    ]
+    assert ColumnEncoder(encoder).encode(short, [[*row[:required], *row[required + 1 :]]]).apart == [0]
 
 
 def test_a_columns_memory_starts_afresh_before_it_grows_without_end(spec: FeatureSpec) -> None:
@@ -144,9 +163,54 @@ def test_a_columns_memory_starts_afresh_before_it_grows_without_end(spec: Featur
     at = KEYS.index("medical_specialty")
     for block in range(12):
         rows = [[*row[:at], f"Specialty {block}-{number}", *row[at + 1 :]] for number in range(1_000)]
-        assert len(columns.encode(layout_of(NAMES, is_file=True), list(zip(*rows, strict=True))).warnings) == 1_000
+        assert len(columns.encode(layout_of(NAMES, is_file=True), rows).warnings) == 1_000
         assert _agree(encoder, columns, NAMES, [row], file=True) == 0
         assert columns.remembered < 5_200
+
+
+def test_cells_whose_types_are_known_are_read_as_those_that_are_looked_at(spec: FeatureSpec) -> None:
+    encoder = RowEncoder(spec)
+    row = [column.example for column in INPUTS]
+    told = [[1, flag, 1, 4, 0, 1, "428"] for flag in (True, False, None, "Yes", "no", "1")] + [[0, *[None] * 6]]
+    rows = [[*row, *history] for history in told]
+    seen, known = (
+        ColumnEncoder(encoder).encode(layout_of(_ALL_NAMES, is_file=False, is_plain=plain), rows)
+        for plain in (False, True)
+    )
+    assert known.apart == seen.apart == [5]
+    assert known.matrix.tobytes() == seen.matrix.tobytes()
+    assert (known.with_history.tolist(), known.warnings) == (seen.with_history.tolist(), seen.warnings)
+    assert known.matrix[0].tobytes() == known.matrix[3].tobytes() != known.matrix[1].tobytes()
+
+
+def test_a_run_is_the_longest_stretch_of_columns_of_few_values() -> None:
+    layout = layout_of([*NAMES[:30], "shoe_size", *NAMES[30:]], is_file=True)
+    run = layout.longest_run()
+    assert [layout.names[at] for at in (run.start, run.stop - 1)] == [NAMES[30], "diabetesMed"]
+    assert len(layout_of(["patient_nbr", "history.is_readmission"], is_file=True).longest_run()) == 0
+
+
+def test_pieces_of_a_run_are_forgotten_before_they_grow_without_end(spec: FeatureSpec) -> None:
+    encoder = RowEncoder(spec)
+    columns = ColumnEncoder(encoder)
+    row = [str(column.example) for column in INPUTS]
+    plain = layout_of(NAMES, is_file=True)
+    run = plain.longest_run()
+    layout = replace(plain, run=Run(run.start, run.stop, _SPLIT))
+    values = ["No", "Steady", "Up", "Down"]
+    drugs = NAMES.index("metformin")
+    for block in range(12):
+        rows = []
+        for number in range(block * 1_000, block * 1_000 + 1_000):
+            cells = [*row[:drugs], *(values[number >> 2 * digit & 3] for digit in range(7)), *row[drugs + 7 :]]
+            rows.append([*cells[: run.start], _MARK.join(cells[run.start : run.stop]), *cells[run.stop :]])
+        assert columns.encode(layout, rows).apart == []
+        assert 0 < columns.remembered_pieces < 5_200
+        assert columns.remembered < 10
+    long = [*row[: run.start], _MARK.join(["No"] * (run.stop - run.start - 1) + ["x" * 1_024]), *row[run.stop :]]
+    before = columns.remembered_pieces
+    assert columns.encode(layout, [long]).apart == [0]
+    assert columns.remembered_pieces == before
 
 
 @pytest.mark.skipif("READMIT_REAL_DATA" not in os.environ, reason="READMIT_REAL_DATA does not name the UCI zip")

@@ -8,11 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from readmit_contracts.history import HISTORY, example_history
-from readmit_inference.batch.bodies import Body, CsvBody, JsonBody, NdjsonBody, Row, _lines
+from readmit_features.layout import ABSENT
+from readmit_inference.batch.bodies import Body, CsvBody, JsonBody, NdjsonBody, Row
 from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject
 
 from .batch_forms import NAMES, USUAL, as_csv, as_ndjson
@@ -65,7 +67,7 @@ def test_known_names_change_nothing_in_what_is_read(rows: list[dict[str, Any]]) 
             continue
         flat = {name: value for name, value in sent.items() if name != HISTORY}
         flat |= {f"{HISTORY}.{name}": value for name, value in sent.get(HISTORY, {}).items()}
-        cells = dict(zip(row.layout.names, row.cells, strict=True))
+        cells = dict(zip(row.layout.names, row.layout.cells_of(row.cells), strict=True))
         assert row.layout.is_plain <= (row.layout.unknown == [])
         # As text, since to Python true is 1.
         assert {name: repr(cells[name]) for name in flat} == {name: repr(value) for name, value in flat.items()}
@@ -95,8 +97,84 @@ def test_a_file_is_read_the_same_however_it_is_cut(cells: list[list[str]], place
     assert _read(CsvBody(65_536), _cut(as_csv(rows), places)) == rows
 
 
+_LINE = st.builds(
+    lambda at, cell, count: [*(_EXAMPLE[:at]), cell, *(_EXAMPLE[at + 1 :]), "x"][:count],
+    st.integers(0, len(NAMES) - 1),
+    st.text("a\r é\u2028,", max_size=3),
+    st.integers(len(NAMES) - 1, len(NAMES) + 1) | st.just(len(NAMES)) | st.integers(0, 2),
+)
+_EXAMPLE = [str(USUAL[name]) for name in NAMES]
+
+
 @settings(max_examples=200, deadline=None)
-@given(text=st.text('a,\n\r" é\u2028', max_size=30), end=st.sampled_from(["", "\n", "\r\n"]))
-def test_lines_without_quotes_are_split_as_the_csv_module_would(text: str, end: str) -> None:
-    expected = [cells for cells in csv.reader(io.StringIO(text + end, newline="")) if cells]
-    assert [cells for cells in _lines((text + end).encode()) if cells] == expected
+@given(lines=st.lists(_LINE, max_size=4), ends=st.sampled_from(["\n", "\r\n"]), is_ended=st.booleans())
+def test_lines_without_quotes_are_split_as_the_csv_module_would(
+    lines: list[list[str]], ends: str, is_ended: bool
+) -> None:
+    text = ends.join(map(",".join, [NAMES, *lines])) + ends * is_ended
+    expected = [cells for cells in csv.reader(io.StringIO(text, newline="")) if cells][1:]
+    assert _read(CsvBody(65_536), iter([text.encode()])) == [
+        dict(zip(NAMES, cells, strict=True)) if len(cells) == len(NAMES) else InvalidBatch.code for cells in expected
+    ]
+
+
+_PLAIN_LINE = json.dumps({name: USUAL[name] for name in NAMES}).encode()
+
+
+_ANYWHERE = st.integers(0, len(_PLAIN_LINE))
+_PUT = st.text('{}[]",:\\ aA0_', max_size=2).map(str.encode) | st.sampled_from(
+    [b'"insulin":', b'"diabetesMed":', b'"max_glu_serum": "None", ', b'"max_glu_serum":', b'"change": null, ']
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(changes=st.lists(st.tuples(_ANYWHERE, st.integers(0, 40), _PUT), max_size=3))
+@example(changes=[(_PLAIN_LINE.index(b'"max_glu'), 0, b'"')])  # the piece is in a text, or the text is none
+@example(changes=[(_PLAIN_LINE.index(b'"max_glu'), 0, b'"A": ')])
+@example(changes=[(_PLAIN_LINE.index(b'"diabetes'), 0, b'"insulin": "Up", ')])
+@example(changes=[(0, 0, b"x")])
+def test_what_stands_around_a_piece_that_is_known_is_read_as_any_json(changes: list[tuple[int, int, bytes]]) -> None:
+    changed = _PLAIN_LINE
+    for start, length, put in changes:
+        changed = changed[:start] + put + changed[start + length :]
+    lines = [_PLAIN_LINE, _PLAIN_LINE, changed, _PLAIN_LINE]
+    *_, known, row, behind = [*NdjsonBody(65_536).feed(b"\n".join(lines) + b"\n"), *([None] * (not changed.strip()))]
+    for usual in (known, behind):
+        assert usual is None or _cells_of(usual) == {name: repr(USUAL[name]) for name in NAMES}
+    assert isinstance(known, Row)
+    assert known.layout.run is not None
+    sent = _parsed(changed)
+    if isinstance(row, Row):
+        assert isinstance(sent, dict)
+        assert row.as_encounter() == sent
+        if HISTORY not in sent and row.layout.names:
+            assert _cells_of(row).items() >= {name: repr(value) for name, value in sent.items()}.items()
+    elif row is not None:
+        assert not isinstance(sent, dict)
+    _agrees_with_the_array(lines)
+
+
+def _agrees_with_the_array(lines: list[bytes]) -> None:
+    """In an array, where objects end is found with the same types."""
+    array = b"[" + b",".join(lines) + b"]"
+    try:
+        read = _read(JsonBody(65_536), iter([array]))
+    except InvalidBatch:
+        read = [InvalidBatch.code]
+    parsed = _parsed(array)
+    is_read = all(isinstance(row, dict) for row in read)
+    assert is_read == (isinstance(parsed, list) and all(isinstance(row, dict) for row in parsed))
+    assert not is_read or read == parsed
+
+
+def _cells_of(row: Any) -> dict[str, str]:
+    """As text, since to Python true is 1; what is missing left out."""
+    cells = zip(row.layout.names, row.layout.cells_of(row.cells), strict=True)
+    return {name: repr(cell) for name, cell in cells if cell is not ABSENT}
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None

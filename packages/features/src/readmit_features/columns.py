@@ -6,93 +6,47 @@ are then put together from what is known of their values. So the three forms of 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import getitem
 from types import NoneType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from readmit_contracts.encounter import MISSING_MARKERS, Column, Group, Kind
-from readmit_contracts.history import HISTORY, HISTORY_KEYS, INPUTS_BY_KEY
+from readmit_contracts.encounter import Column, Kind
+from readmit_contracts.history import HISTORY_KEYS, INPUTS_BY_KEY
 from readmit_contracts.prediction import FieldWarning
-from readmit_features.cleaning import FIRST_ENCOUNTER, MAX_TEXT, ColumnReader, Value, input_key, shown
+from readmit_features.cleaning import FIRST_ENCOUNTER, Value, shown
+from readmit_features.known import (
+    APART,
+    FITS_FIRST,
+    IS_APART,
+    IS_KNOWN,
+    IS_TOLD,
+    NOT_LOOKED_UP,
+    ColumnMemory,
+    KnownValues,
+    PieceMemory,
+    PlacesOf,
+)
+from readmit_features.layout import ABSENT, BOOLEAN, Layout
 from readmit_features.row import RowEncoder
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
+#: Where arrays say what is known of cells, shape (columns, rows).
+Places = NDArray[np.intp]
 Flags = NDArray[np.bool_]
 
-#: Before the names of a history, where they stand beside the others.
-PREFIX: Final = HISTORY + "."
-#: The column that also takes true and false.
-BOOLEAN: Final = "is_readmission"
 _PREVIOUS: Final = "previous_encounters"
-#: Distinct values remembered per column, give or take a block of rows.
+#: Distinct values remembered per column, and pieces of runs, give or take a block of rows.
 _REMEMBERED = 4096
 #: Types whose values are equal only where they mean the same. True and 1.0 would find what is known of 1.
 _PLAIN = frozenset({str, int, NoneType})
-#: In the cell of an object that lacks a name of its layout which no column has.
-ABSENT: Final = object()
-#: From here on a number is not kept; and one of so many digits is below it.
-_HUGE, _LONGEST_NUMBER = 2**63, 18
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a table has which column: `keys[i]` is that of cell i, None where no column has its name.
-
-    `repeated` are keys that two cells have: nothing but a refusal can come of that. A history in a file (`is_file`)
-    is that of a patient of unknown history where all of its cells are missing; an object is given or it is not. Cells
-    that are known to be texts, whole numbers or None (in `BOOLEAN` also booleans) are not looked at again (`is_plain`).
-    """
-
-    names: tuple[str, ...]
-    keys: tuple[str | None, ...]
-    repeated: frozenset[str]
-    is_file: bool
-    is_plain: bool = False
-
-    @property
-    def known(self) -> list[str]:
-        """Names of columns."""
-        return [name for name, key in zip(self.names, self.keys, strict=True) if key is not None]
-
-    @property
-    def unknown(self) -> list[str]:
-        """Names that no column has."""
-        return [name for name, key in zip(self.names, self.keys, strict=True) if key is None]
-
-    @property
-    def missing(self) -> list[str]:
-        """Names of columns that every encounter must have, and no cell is."""
-        return [
-            column.name for column in INPUTS_BY_KEY.values() if _is_required(column) and column.key not in self.keys
-        ]
-
-    def encounter(self, cells: Sequence[object]) -> dict[str, object]:
-        """One row as the object that a client would post; cells of unknown names are left out."""
-        encounter: dict[str, object] = {}
-        history: dict[str, object] = {}
-        for name, key, cell in zip(self.names, self.keys, cells, strict=True):
-            if key in HISTORY_KEYS:
-                history[name.removeprefix(PREFIX)] = cell
-            elif key is not None:
-                encounter[name] = cell
-        if history and not (self.is_file and all(map(_is_missing, history.values()))):
-            encounter[HISTORY] = history
-        return encounter
-
-
-def layout_of(names: Sequence[str], *, is_file: bool, is_plain: bool = False) -> Layout:
-    """Names in any accepted spelling; those of the history stand behind `history.`"""
-    keys = tuple(
-        input_key(name.removeprefix(PREFIX), of_history=name.startswith(PREFIX)) for name in names
-    )  # fmt: skip
-    repeated = frozenset(key for key in keys if key is not None and keys.count(key) > 1)
-    return Layout(tuple(names), keys, repeated, is_file, is_plain)
+#: Digits of a number that is small enough.
+_LONGEST_NUMBER = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,248 +72,218 @@ class ColumnEncoder:
         self._encoder = encoder
         self._width = encoder.width
         spec = encoder.spec
-        self._tallies_from = len(spec.numeric) + len(spec.differences)
-        self._tallies = len(spec.tallies)
-        self._differences = list(enumerate(spec.differences, len(spec.numeric)))
-        owned: dict[str, list[int]] = {}
-        targets_from = self._tallies_from + self._tallies
+        tallies_from = len(spec.numeric) + len(spec.differences)
+        targets_from = tallies_from + len(spec.tallies)
+        owned: dict[str, list[int]] = {key: [] for key in INPUTS_BY_KEY}
         for at, numeric in enumerate(spec.numeric):
-            owned.setdefault(numeric.column, []).append(at)
+            owned[numeric.column].append(at)
         for at, target in enumerate(spec.targets, targets_from):
-            owned.setdefault(target.column, []).append(at)
-        blocks: dict[str, list[tuple[int, int]]] = {}
+            owned[target.column].append(at)
+        blocks: dict[str, list[tuple[int, int]]] = {key: [] for key in INPUTS_BY_KEY}
         start = targets_from + len(spec.targets)
         for categorical in spec.categorical:
-            blocks.setdefault(categorical.column, []).append((start, start + len(categorical.names)))
+            blocks[categorical.column].append((start, start + len(categorical.names)))
             start += len(categorical.names)
-        self._grows = [key for key in spec.columns if INPUTS_BY_KEY[key].kind in {Kind.OPEN, Kind.DIAGNOSIS}]
-        self._subtracted = {key for feature in spec.differences for key in (feature.column, feature.subtracted)}
-        tallied = {column for tally in spec.tallies for column in tally.columns}
-        tallies = range(self._tallies_from, targets_from)
-        self._columns = {
-            key: _Column(key, encoder, owned.get(key, []), blocks.get(key, []), tallies if key in tallied else ())
-            for key in INPUTS_BY_KEY
-        }
+        self._known = KnownValues(encoder, owned, blocks, slice(tallies_from, targets_from))
+        self._columns = {key: ColumnMemory(key, self._known) for key in INPUTS_BY_KEY}
+        self._booleans = ColumnMemory(BOOLEAN, self._known)
+        self._at = {key: at for at, key in enumerate(INPUTS_BY_KEY)}
+        # Which columns own an i-th number, and where it stands in the row; which have an i-th block.
+        self._numbers = [
+            (
+                self._rows_of(key for key in owned if len(owned[key]) > i),
+                [at[i] for at in owned.values() if len(at) > i],
+            )
+            for i in range(len(self._known.numbers))
+        ]
+        self._hot = [
+            self._rows_of(key for key in blocks if len(blocks[key]) > i) for i in range(len(self._known.hot))
+        ]  # fmt: skip
+        self._tallies = [(self._rows_of(tally.columns), at) for at, tally in enumerate(spec.tallies, tallies_from)]
+        self._differences = list(enumerate(spec.differences, len(spec.numeric)))
+        self._history = self._rows_of(HISTORY_KEYS)
+        self._readings: dict[Layout, _Reading] = {}
+        self._forget()
+
+    def _rows_of(self, keys: Iterable[str]) -> list[int]:
+        """Where an array of shape (columns, rows) tells of these columns."""
+        return [self._at[key] for key in keys]
+
+    def _forget(self) -> None:
+        self._known.forget()
+        self._readings.clear()
+        for column in (*self._columns.values(), self._booleans):
+            column.clear()
+        absent = [column.add_absent() for column in self._columns.values()]
+        self._absent: Places = np.array(absent, dtype=np.intp).reshape(-1, 1)
 
     @property
     def remembered(self) -> int:
         """Most distinct values that any column remembers."""
-        return max(map(len, self._columns.values()))
+        return max(len(self._booleans), *map(len, self._columns.values()))
 
-    def encode(self, layout: Layout, cells: Sequence[Sequence[object]]) -> Encoded:
-        """Rows of a table, by column: `cells[i][row]`, as many columns as the layout has names, one row or more."""
-        rows = len(cells[0])
-        apart = np.zeros(rows, dtype=bool)
+    @property
+    def remembered_pieces(self) -> int:
+        """Distinct pieces of runs that are remembered."""
+        return sum(len(reading.pieces) for reading in self._readings.values())
+
+    def encode(self, layout: Layout, rows: Sequence[Sequence[object]]) -> Encoded:
+        """Rows of a table, one or more, each with the cells of the layout.
+
+        Cells are looked up row by row, as they lie in memory: by column, each would have left the processor's cache.
+        """
+        if self.remembered > _REMEMBERED:
+            self._forget()  # no place that was told before means anything now
+        if self.remembered_pieces > _REMEMBERED:
+            self._readings.clear()
+        reading = self._reading_of(layout)
+        apart = np.zeros(len(rows), dtype=bool)
         apart[:] = bool(layout.repeated)
-        given: dict[str, Sequence[object]] = {}
-        for key, column in zip(layout.keys, cells, strict=True):
-            if key is not None:
-                as_it_is = layout.is_file or (layout.is_plain and key != BOOLEAN)
-                given[key] = column if as_it_is else _plain(key, column, apart)
-            elif not layout.is_file:
-                apart |= [cell is not ABSENT for cell in column]  # each is told of the names that were ignored
-        has_history = not given.keys().isdisjoint(HISTORY_KEYS)
-        if has_history:
-            given |= {key: (None,) * rows for key in HISTORY_KEYS if key not in given}
-        for column_of in self._columns.values():
-            column_of.forget_much()
-        places = {key: self._columns[key].places(column) for key, column in given.items()}
-        with_history = np.zeros(rows, dtype=bool)
-        if has_history:
-            self._read_history(places, with_history, apart, is_file=layout.is_file)
-        matrix, flags = self._put_together(places, rows)
-        apart |= (flags & _IS_APART).astype(bool)
-        told = np.flatnonzero((flags & _IS_TOLD).astype(bool) & ~apart).tolist()
-        return Encoded(
-            matrix, with_history, self._warnings(layout, given, places, told), np.flatnonzero(apart).tolist()
-        )
+        if not (layout.is_file or layout.is_plain):
+            rows = _plain(layout, rows, apart)
+        found = b"".join(map(getitem, reading.columns * len(rows), chain.from_iterable(rows)))
+        places = np.repeat(self._absent, len(rows), axis=1)
+        places[reading.at] = np.frombuffer(found, dtype=np.intp).reshape(len(rows), -1).T[reading.cells]
+        for cell, key in reading.identifiers:
+            self._read_identifiers(key, [row[cell] for row in rows], places)
+        with_history = np.zeros(len(rows), dtype=bool)
+        if reading.has_history:
+            with_history = self._read_history(places, apart, is_file=layout.is_file)
+        flags = self._known.flags[places]
+        apart |= (np.bitwise_or.reduce(flags, axis=0) & IS_APART).astype(bool)
+        told = (flags & IS_TOLD).astype(bool) & ~apart
+        warnings = self._warnings(layout, reading, rows, places, told) if told.any() else {}
+        return Encoded(self._put_together(places), with_history, warnings, np.flatnonzero(apart).tolist())
 
-    def _put_together(self, places: Mapping[str, Places], rows: int) -> tuple[Floats, NDArray[np.uint8]]:
-        """The encoded rows, and what the flags of their values say together."""
-        same = np.zeros(self._width)  # of all rows: what columns say that hold one value only
-        tallied = np.zeros(self._tallies)
-        flags = np.zeros(rows, dtype=np.uint8)
-        varying: list[tuple[_Column, Places]] = []
-        for key, column in self._columns.items():
-            at = places.get(key, _ALL_ABSENT)
-            if len(at) != 1:
-                varying.append((column, at))
-                continue
-            (place,) = at.tolist()
-            flags |= column.flags[place]
-            for position, values in zip(column.owned, column.numbers, strict=True):
-                same[position] = values[place]
-            for hot in column.hot:
-                same[hot[place]] = 1.0
-            if len(column.tallied):
-                tallied += column.tallied[:, place]
-        matrix = np.tile(same, (rows, 1))
+    def _put_together(self, places: Places) -> Floats:
+        """The encoded rows."""
+        known, rows = self._known, places.shape[1]
+        matrix = np.zeros((rows, self._width))
         flat, starts = matrix.reshape(-1), np.arange(rows) * self._width
-        tallies = np.zeros((self._tallies, rows))
-        for column, at in varying:
-            flags |= column.flags[at]
-            for position, values in zip(column.owned, column.numbers, strict=True):
-                matrix[:, position] = values[at]
-            for hot in column.hot:
-                flat[starts + hot[at]] = 1.0
-            if len(column.tallied):
-                tallies += column.tallied[:, at]
-        matrix[:, self._tallies_from : self._tallies_from + self._tallies] = tallies.T + tallied
-        numbers = {key: self._columns[key].number[places.get(key, _ALL_ABSENT)] for key in self._subtracted}
+        for hot, columns in zip(known.hot, self._hot, strict=True):
+            flat[hot[places[columns]] + starts] = 1.0
+        for numbers, (columns, positions) in zip(known.numbers, self._numbers, strict=True):
+            matrix[:, positions] = numbers[places[columns]].T
+        for tallied, (columns, position) in zip(known.tallied, self._tallies, strict=True):
+            matrix[:, position] = tallied[places[columns]].sum(axis=0)
         for position, feature in self._differences:
-            differences = np.nan_to_num(numbers[feature.column] - numbers[feature.subtracted], nan=0.0)
-            matrix[:, position] = np.clip(differences, feature.low, feature.high)
-        return matrix, flags
+            number, subtracted = (known.number[places[self._at[key]]] for key in (feature.column, feature.subtracted))
+            matrix[:, position] = np.clip(np.nan_to_num(number - subtracted, nan=0.0), feature.low, feature.high)
+        return matrix
 
     def _warnings(
-        self, layout: Layout, given: Mapping[str, Sequence[object]], places: Mapping[str, Places], told: list[int]
+        self, layout: Layout, reading: _Reading, rows: Sequence[Sequence[object]], places: Places, told: Flags
     ) -> dict[int, list[FieldWarning]]:
-        """What `clean_encounter` and then `RowEncoder.unseen` say of these rows."""
-        if not told:
-            return {}
-        names = {key: name for name, key in zip(layout.names, layout.keys, strict=True) if key is not None}
-        worded = [key for key in sorted(names, key=HISTORY_KEYS.__contains__) if self._columns[key].warnings]
-        at = {key: np.broadcast_to(places[key], (len(given[key]),)) for key in {*worded, *self._grows} & places.keys()}
+        """What `clean_encounter` and then `RowEncoder.unseen` say, where there is something to be told of a cell."""
+        columns_of: dict[int, list[int]] = {}
+        for row, column in np.argwhere(told.T).tolist():
+            columns_of.setdefault(row, []).append(column)
         warnings: dict[int, list[FieldWarning]] = {}
-        for row in told:
+        for row, columns in columns_of.items():
             said = []
-            for key in worded:
-                message = self._columns[key].warnings.get(int(at[key][row]))
+            values: dict[str, Value] = {}
+            unseen: list[FieldWarning] = []
+            for column in sorted(columns, key=reading.order.__getitem__):
+                name, key, cell = reading.named[column]
+                place = int(places[column, row])
+                message = self._known.warnings.get(place)
                 if message is not None:
-                    said.append(FieldWarning(field=names[key], value=shown(given[key][row]), message=message))
-            values = {key: self._columns[key].clean[at[key][row]] for key in self._grows if key in at}
-            warnings[row] = [*said, *self._encoder.unseen(values)]
+                    raw = layout.cells_of(rows[row])[cell]
+                    said.append(FieldWarning(field=name, value=shown(raw), message=message))
+                if place in self._known.unseen:
+                    values[key] = self._known.clean[place]
+                    unseen = self._known.unseen[place]
+            # Of several, the encoder knows the order.
+            warnings[row] = [*said, *(unseen if len(values) < 2 else self._encoder.unseen(values))]
         return warnings
 
-    def _read_history(self, places: dict[str, Places], with_history: Flags, apart: Flags, *, is_file: bool) -> None:
-        """As `clean_encounter` does: how many earlier encounters must be known, and none is a history of its own."""
-        flags = {key: self._columns[key].flags[places[key]] for key in HISTORY_KEYS}
-        for of_key in flags.values():
-            with_history |= (of_key & _IS_KNOWN).astype(bool)
-        earlier = self._columns[_PREVIOUS].number[places[_PREVIOUS]]
+    def _read_identifiers(self, key: str, cells: Sequence[object], places: Places) -> None:
+        """Nothing is learned from a number that no two rows share: it is either in order or its row is set apart."""
+        column = self._columns[key]
+        if not _are_plain_numbers(cells, column.column):
+            for row, cell in enumerate(cells):
+                parsed = column.reader.read(cell)
+                if parsed.problem is not None or parsed.warning is not None:
+                    places[self._at[key], row] = APART
+
+    def _read_history(self, places: Places, apart: Flags, *, is_file: bool) -> Flags:
+        """As `clean_encounter` does: how many earlier encounters must be known, and none is a history of its own.
+
+        Says where the patient's history is known.
+        """
+        flags = self._known.flags[places[self._history]]
+        with_history: Flags = np.bitwise_or.reduce(flags & IS_KNOWN, axis=0).astype(bool)
+        previous = self._at[_PREVIOUS]
+        earlier = self._known.number[places[previous]]
         apart |= np.isnan(earlier) & with_history if is_file else np.isnan(earlier)
         first = earlier == 0.0
-        for key in HISTORY_KEYS:
-            if key == _PREVIOUS:
-                continue
-            apart |= first & ~(flags[key] & _FITS_FIRST).astype(bool)
-            if key in FIRST_ENCOUNTER:
-                places[key] = np.where(first, self._columns[key].places((FIRST_ENCOUNTER[key],)), places[key])
+        fits = (flags & FITS_FIRST).astype(bool)
+        fits[self._history.index(previous)] = True
+        apart |= first & ~fits.all(axis=0)
+        for key, value in FIRST_ENCOUNTER.items():
+            places[self._at[key], first] = np.frombuffer(self._columns[key][value], dtype=np.intp)
+        return with_history
+
+    def _reading_of(self, layout: Layout) -> _Reading:
+        reading = self._readings.get(layout)
+        if reading is None:
+            if len(self._readings) == _READINGS:
+                self._readings.clear()
+            reading = self._readings[layout] = self._new_reading(layout)
+        return reading
+
+    def _new_reading(self, layout: Layout) -> _Reading:
+        columns: list[PlacesOf] = []
+        identifiers: list[tuple[int, str]] = []
+        named: dict[int, tuple[str, str, int]] = {}
+        for cell, (name, key) in enumerate(zip(layout.names, layout.keys, strict=True)):
+            if key is None:
+                columns.append(NOT_LOOKED_UP)
+            elif self._columns[key].column.kind is Kind.IDENTIFIER:
+                columns.append(NOT_LOOKED_UP)
+                identifiers.append((cell, key))
+            else:
+                columns.append(self._booleans if layout.is_plain and key == BOOLEAN else self._columns[key])
+                named[self._at[key]] = (name, key, cell)
+        run, pieces = layout.run, PieceMemory()
+        if run is not None:
+            pieces = PieceMemory(columns[run.start : run.stop], run.split)
+            columns[run.start : run.stop] = [pieces]
+            identifiers = [(at if at < run.start else at + 1 - run.stop + run.start, key) for at, key in identifiers]
+        in_words = sorted(named, key=lambda at: named[at][1] in HISTORY_KEYS)
+        return _Reading(
+            columns=columns,
+            pieces=pieces,
+            cells=[cell for _, _, cell in named.values()],
+            at=list(named),
+            identifiers=identifiers,
+            named=named,
+            order={at: rank for rank, at in enumerate(in_words)},
+            has_history=not set(HISTORY_KEYS).isdisjoint(layout.keys),
+        )
 
 
-#: Where each column keeps what an absent cell means, and what one that cannot be read here means.
-_ABSENT, _APART = 0, 1
-_ALL_ABSENT: Final[Places] = np.array([_ABSENT])
-# What is known of a value: its row cannot be read here; there is a warning of it; it is not missing; it may stand in
-# the history of a first encounter.
-_IS_APART, _IS_TOLD, _IS_KNOWN, _FITS_FIRST = (np.uint8(1 << bit) for bit in range(4))
+#: Layouts whose readings are kept.
+_READINGS = 64
 
 
-class _Column(dict[object, int]):
-    """The values of one column that have come so far: raw value -> its place in the arrays.
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How rows of one layout are read.
 
-    Each array says something of a value, by place: `flags` as above, `number` (nan where it is none). `clean` are the
-    values as they were read, `warnings` those of reading.
-    `numbers[i]` are the features at `owned[i]`, `hot[i]` where in the row the 1 of block i stands, `tallied[i]` what
-    the value adds to tally i.
+    `columns` are where the cells of a row are looked up, `pieces` among them where the layout has a run. Of the places
+    that are found, one for each name, `cells` are those of the columns at `at`; `named` says of such a column its name
+    in the layout, its key and its cell. `order` is that in which warnings stand.
     """
 
-    def __init__(
-        self,
-        key: str,
-        encoder: RowEncoder,
-        owned: Sequence[int],
-        blocks: Sequence[tuple[int, int]],
-        tallies: Sequence[int],
-    ) -> None:
-        super().__init__()
-        self._key = key
-        self._column = INPUTS_BY_KEY[key]
-        self._reader = ColumnReader(self._column)
-        self._encoder = encoder
-        self._blocks = blocks
-        self._tallies = tallies
-        self.owned = owned
-        self.is_required = _is_required(self._column)
-        self._forget()
-
-    def _forget(self) -> None:
-        self.clear()
-        self.clean: list[Value] = []
-        self.warnings: dict[int, str] = {}
-        self.flags = np.zeros(8, dtype=np.uint8)
-        self.number = np.zeros(8)
-        self.numbers = np.zeros((len(self.owned), 8))
-        self.hot = np.zeros((len(self._blocks), 8), dtype=np.int64)
-        self.tallied = np.zeros((len(self._tallies), 8))
-        self._add(None if self._key in HISTORY_KEYS else self._column.default, is_apart=self.is_required)
-        self._add(None, is_apart=True)
-
-    def forget_much(self) -> None:
-        """Start afresh if there is too much. No place that was told before means anything then."""
-        if len(self) > _REMEMBERED:
-            self._forget()
-
-    def places(self, cells: Sequence[object]) -> Places:
-        """Where the arrays say what there is to say of each cell, shape (n,), or (1,) where all are the same."""
-        if self._column.kind is Kind.IDENTIFIER:
-            return self._places_of_identifiers(cells)
-        first = cells[0]
-        # Equal is enough: only texts, whole numbers and None come here.
-        if first == cells[-1] and cells.count(first) == len(cells):
-            return np.array([self[first]])
-        return np.fromiter(map(self.__getitem__, cells), dtype=np.int64, count=len(cells))
-
-    def _places_of_identifiers(self, cells: Sequence[object]) -> Places:
-        """Nothing is learned from a number that no two rows share: it is either in order or its row is set apart."""
-        if _are_plain_numbers(cells, self._column):
-            return _ALL_ABSENT
-        parsed = map(self._reader.read, cells)
-        return np.array([_ABSENT if one.problem is None and one.warning is None else _APART for one in parsed])
-
-    def __missing__(self, raw: object) -> int:
-        if (isinstance(raw, str) and len(raw) > MAX_TEXT) or (isinstance(raw, int) and abs(raw) >= _HUGE):
-            return _APART  # neither read here nor kept
-        parsed = self._reader.read(raw)
-        refused = parsed.problem is not None or (self.is_required and parsed.value is None)
-        place = self[raw] = self._add(parsed.value, is_apart=refused)
-        if parsed.warning is not None:
-            self.warnings[place] = parsed.warning
-        if parsed.warning is not None or self._encoder.unseen({self._key: parsed.value}):
-            self.flags[place] |= _IS_TOLD
-        return place
-
-    def _add(self, value: Value, *, is_apart: bool) -> int:
-        place = len(self.clean)
-        if place == len(self.number):
-            self._grow()
-        self.clean.append(value)
-        said = ((_IS_APART, is_apart), (_IS_KNOWN, value is not None), (_FITS_FIRST, self._fits_first(value)))
-        self.flags[place] = sum(flag for flag, holds in said if holds)
-        self.number[place] = float(value) if isinstance(value, int) else math.nan
-        encoded = self._encoder.encode({self._key: value})
-        self.numbers[:, place] = encoded[list(self.owned)]
-        self.hot[:, place] = [start + int(encoded[start:end].argmax()) for start, end in self._blocks]
-        self.tallied[:, place] = encoded[list(self._tallies)]
-        return place
-
-    def _fits_first(self, value: Value) -> bool:
-        return value is None or value == FIRST_ENCOUNTER.get(self._key)
-
-    def _grow(self) -> None:
-        self.flags = _doubled(self.flags)
-        self.number = _doubled(self.number)
-        self.numbers = _doubled(self.numbers)
-        self.hot = _doubled(self.hot)
-        self.tallied = _doubled(self.tallied)
-
-
-def _is_required(column: Column) -> bool:
-    return column.required and column.group is not Group.HISTORY
-
-
-def _doubled(array: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([array, np.zeros_like(array)], axis=-1)
+    columns: list[PlacesOf]
+    pieces: PieceMemory
+    cells: list[int]
+    at: list[int]
+    identifiers: list[tuple[int, str]]
+    named: Mapping[int, tuple[str, str, int]]
+    order: Mapping[int, int]
+    has_history: bool
 
 
 def _are_plain_numbers(cells: Sequence[Any], column: Column) -> bool:
@@ -380,21 +304,18 @@ def _are_plain_numbers(cells: Sequence[Any], column: Column) -> bool:
     return (low is None or min(numbers) >= low) and (high is None or max(numbers) <= high)
 
 
-def _plain(key: str, cells: Sequence[object], apart: Flags) -> Sequence[object]:
-    """The cells of JSON that may be looked up; rows with others are set apart."""
-    if set(map(type, cells)) <= _PLAIN:
-        return cells
-    plain: list[object] = []
-    for row, cell in enumerate(cells):
-        if key == BOOLEAN and isinstance(cell, bool):
-            plain.append(("No", "Yes")[cell])
-        elif type(cell) in _PLAIN:
-            plain.append(cell)
+def _plain(layout: Layout, rows: Sequence[Sequence[object]], apart: Flags) -> list[tuple[object, ...]]:
+    """The cells of JSON as they may be looked up; rows with others are set apart, and those with names of no column."""
+    columns: list[Sequence[object]] = []
+    for key, cells in zip(layout.keys, zip(*rows, strict=True), strict=True):
+        if key is None:
+            apart |= [cell is not ABSENT for cell in cells]  # each is told of the names that were ignored
+            columns.append([None] * len(cells))
+        elif set(map(type, cells)) <= _PLAIN:
+            columns.append(cells)
         else:
-            apart[row] = True
-            plain.append(None)
-    return plain
-
-
-def _is_missing(cell: object) -> bool:
-    return isinstance(cell, str) and cell.strip().casefold() in MISSING_MARKERS
+            texts = [("No", "Yes")[cell] if key == BOOLEAN and isinstance(cell, bool) else cell for cell in cells]
+            is_plain = [type(cell) in _PLAIN for cell in texts]
+            apart |= np.logical_not(is_plain)
+            columns.append([cell if plain else None for cell, plain in zip(texts, is_plain, strict=True)])
+    return list(zip(*columns, strict=True))

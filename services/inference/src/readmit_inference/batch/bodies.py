@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from operator import methodcaller
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
 from readmit_contracts.history import HISTORY
-from readmit_features.columns import ABSENT, PREFIX, Layout, layout_of
+from readmit_features.layout import ABSENT, PREFIX, Layout, Run, layout_of
 from readmit_inference.batch.typed import TypedObjects, typed_objects
 from readmit_inference.errors import InvalidBatch, InvalidJson, NotAnObject, PredictionRefused
 
@@ -95,13 +97,9 @@ class JsonBody:
             if self._expects is _OBJECT or (self._expects is _FIRST and text[at] != _CLOSED):
                 if text[at] != _BRACE:
                     raise self._invalid("an encounter in braces")
-                end = _end_of_object(text, at)
-                if end is None:
+                at, is_cut_off = yield from self._objects(text, at)
+                if is_cut_off:
                     break
-                found, at = text[at:end], end
-                self._read += 1
-                self._expects = _MORE
-                yield self._rows.read(found)
             else:
                 self._expects = self._after(text[at])
                 at += 1
@@ -114,6 +112,31 @@ class JsonBody:
         if self._expects is not _NOTHING:
             raise self._invalid("the rest: the body ends")
         return iter(())
+
+    def _objects(self, text: bytes, at: int) -> Generator[Row | Unreadable, None, tuple[int, bool]]:
+        """The object that opens here, and those that follow it at once.
+
+        Says where what is due next stands, and whether that is an object whose end has not come.
+        """
+        while True:
+            end = text.find(b"}", at) + 1
+            if end and text.find(b"{", at + 1, end) >= 0:
+                end = text.find(b"}", end) + 1
+            # Likely, that was all of it. Bytes that are an object end where it does: no need to count quotes.
+            row: Row | Unreadable | None = self._rows.read_usual(text[at:end]) if end else None
+            if row is None:
+                found = _end_of_object(text, at)
+                if found is None:
+                    return at, True
+                row, end = self._rows.read(text[at:found]), found
+            self._read += 1
+            self._expects = _MORE
+            yield row
+            following = _FOLLOWING.match(text, end)
+            if following is None:
+                return end, False
+            at = following.end()
+            self._expects = _OBJECT
 
     def _after(self, byte: int) -> str:
         allowed = _GRAMMAR[self._expects]
@@ -141,6 +164,8 @@ _GRAMMAR: Final = {
     _NOTHING: dict[int, str](),
 }
 _BLANKS: Final = re.compile(rb"[ \t\r\n]*+")
+#: What leads to the next object.
+_FOLLOWING: Final = re.compile(rb"[ \t\r\n]*+,[ \t\r\n]*+(?={)")
 _NESTING = 8
 
 
@@ -198,13 +223,17 @@ class _Objects:
         self._likeliest_first = [self._without, self._with_history]
 
     def read(self, data: bytes) -> Row | Unreadable:
+        return self.read_usual(data) or self._read_any(data)
+
+    def read_usual(self, data: bytes) -> Row | None:
+        """What a type reads; None of what is anything else, which includes what is no JSON."""
         for names in self._likeliest_first:
             found = None if names.typed is None else names.typed.read(data)
             if found is not None:
                 if names is not self._likeliest_first[0]:
                     self._likeliest_first.reverse()
                 return Row(*found, data)
-        return self._read_any(data)
+        return None
 
     def _read_any(self, data: bytes) -> Row | Unreadable:
         try:
@@ -256,6 +285,9 @@ class CsvBody:
         self._max_row_bytes = max_row_bytes
         self._rest = b""
         self._layout: Layout | None = None
+        #: The same, with a run in one piece: not of rows in quotes.
+        self._joined: Layout | None = None
+        self._commas = self._before = self._behind = 0
 
     @property
     def ignored(self) -> list[str]:
@@ -282,27 +314,38 @@ class CsvBody:
             raise InvalidBatch("The file is empty: send the names of the columns in the first line.")
 
     def _rows(self, data: bytes) -> Iterator[Row | Unreadable]:
-        for cells in _lines(data):
-            if not cells:
+        # What is not UTF-8 becomes characters that no field takes: that row is refused, the next one is not.
+        text = data.decode("utf-8", "surrogateescape")
+        if '"' in text or "\r" in text.replace("\r\n", ""):
+            for cells in csv.reader(io.StringIO(text, newline="")):
+                yield from self._row(cells)
+            return
+        # The usual file quotes nothing, and splitting it takes a third of the time.
+        for line in text.replace("\r\n", "\n").split("\n"):
+            joined = self._joined
+            if joined is None or line.count(",") != self._commas:
+                yield from self._row(line.split(",") if line else [])
                 continue
-            if self._layout is None:
-                self._layout = _header(cells)
-            elif len(cells) != len(self._layout.names):
-                yield InvalidBatch(f"The row has {len(cells)} cells, the first line names {len(self._layout.names)}.")
-            else:
-                yield Row(self._layout, cells, None)
+            pieces = line.split(",", self._before)
+            pieces[self._before :] = pieces[self._before].rsplit(",", self._behind)
+            yield Row(joined, pieces, None)
+
+    def _row(self, cells: list[str]) -> Iterator[Row | Unreadable]:
+        if not cells:
+            return
+        if self._layout is None:
+            self._layout = _header(cells)
+            run = self._layout.longest_run()
+            if len(run) > 1:
+                self._joined = replace(self._layout, run=Run(run.start, run.stop, _at_commas))
+                self._commas, self._before, self._behind = len(cells) - 1, run.start, len(cells) - run.stop
+        elif len(cells) != len(self._layout.names):
+            yield InvalidBatch(f"The row has {len(cells)} cells, the first line names {len(self._layout.names)}.")
+        else:
+            yield Row(self._layout, cells, None)
 
 
-def _lines(data: bytes) -> Iterator[list[str]]:
-    """The cells of each line; none of an empty one.
-
-    What is not UTF-8 becomes characters that no field takes: that row is refused, the next one is not.
-    """
-    text = data.decode("utf-8", "surrogateescape")
-    if '"' in text or "\r" in text.replace("\r\n", ""):
-        return csv.reader(io.StringIO(text, newline=""))
-    # The usual file quotes nothing, and splitting it takes a third of the time.
-    return (line.split(",") if line else [] for line in text.replace("\r\n", "\n").split("\n"))
+_at_commas: Final[Callable[[str], list[str]]] = methodcaller("split", ",")
 
 
 def _header(cells: list[str]) -> Layout:

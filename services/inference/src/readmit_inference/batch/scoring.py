@@ -8,7 +8,8 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from readmit_contracts.prediction import FieldWarning
-from readmit_features.columns import ColumnEncoder, Layout
+from readmit_features.columns import ColumnEncoder
+from readmit_features.layout import Layout
 from readmit_inference.batch.bodies import Row, Unreadable
 from readmit_inference.domain import Answered, Serving, predict
 from readmit_inference.errors import PredictionRefused
@@ -50,13 +51,17 @@ class BatchScorer:
         """
         answers: dict[int, RowAnswer | RowRefusal] = {}
         tables: dict[int, tuple[Layout, list[int], list[Sequence[object]]]] = {}
+        latest = None
         for at, row in enumerate(rows):
             if isinstance(row, PredictionRefused):
                 answers[at] = RowRefusal(first + at, row)
-            else:
-                _, places, cells = tables.setdefault(id(row.layout), (row.layout, [], []))
-                places.append(at)
-                cells.append(row.cells)
+                continue
+            layout, found, _ = row
+            if layout is not latest:
+                _, places, cells = tables.setdefault(id(layout), (layout, [], []))
+                latest = layout
+            places.append(at)
+            cells.append(found)
         for layout, places, cells in tables.values():
             apart = await self._by_column(first, layout, places, cells, answers)
             for turn, at in enumerate(apart):
@@ -79,7 +84,7 @@ class BatchScorer:
         if not layout.names:
             return list(places)
         model = self.serving.model
-        encoded = self._columns.encode(layout, list(zip(*cells, strict=True)))
+        encoded = self._columns.encode(layout, cells)
         loop = asyncio.get_running_loop()
         margins = await loop.run_in_executor(self._executor, model.scorer.many, encoded.matrix)
         risk_of, threshold = model.manifest.calibration.risk, model.threshold

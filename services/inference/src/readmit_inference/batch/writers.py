@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import orjson
@@ -100,13 +101,18 @@ def _told(refused: PredictionRefused) -> dict[str, object]:
 def _line(answer: Answer) -> str:
     if isinstance(answer, RowRefusal):
         return _quoted((answer.row, "", "", "", "", _in_words(answer.refused)))
-    verdict, history = (
-        "true" if flag else "false" for flag in (answer.readmitted_within_30_days, answer.used_history)
-    )  # fmt: skip
-    told = f"{answer.row},{answer.risk!r},{verdict},{history},{answer.prediction_id or ''},"
-    if not answer.warnings:
+    row, risk, is_readmitted, used_history, warnings, prediction_id = answer
+    verdict, history = "true" if is_readmitted else "false", "true" if used_history else "false"
+    told = f"{row},{risk!r},{verdict},{history},{prediction_id or ''},"
+    if not warnings:
         return told + "\r\n"
-    return told + _quoted(["; ".join(f"{warning.field}: {warning.message}" for warning in answer.warnings)])
+    return told + _remarks("; ".join([f"{warning.field}: {warning.message}" for warning in warnings]))
+
+
+@lru_cache(maxsize=256)
+def _remarks(text: str) -> str:
+    """The last cell of a line. The same few come again and again: fields and rules, no values."""
+    return _quoted([text])
 
 
 def _quoted(cells: Sequence[object]) -> str:
