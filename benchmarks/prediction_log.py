@@ -4,12 +4,13 @@ Two pods, alike but for the log, one uvicorn process each, loaded in turns by th
 encounters, while a broker takes the events. Only the ratios mean anything, because the machine's own speed cancels out;
 the processor time is the steadiest of them, where other programs run beside.
 
-    python benchmarks/prediction_log.py [--rounds 9] [--seconds 4] [--connections 32] [--trees 200 | --bundle DIR]
+    python benchmarks/prediction_log.py [--rounds 15] [--seconds 4] [--connections 32] [--trees 200 | --bundle DIR]
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import statistics
 import sys
@@ -88,9 +89,16 @@ def until_logged(address: str, timeout_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+def interval_of_median(values: list[float]) -> tuple[float, float]:
+    """The median's 95 % interval, whatever the distribution: between two of the values (sign test, as a normal one)."""
+    beyond = int((len(values) - 1.96 * math.sqrt(len(values))) / 2)
+    ordered = sorted(values)
+    return ordered[max(0, beyond)], ordered[min(len(values) - 1, len(values) - 1 - beyond)]
+
+
 def main() -> None:
     """Print the table, the ratios and what became of the events."""
-    options = load_options(__doc__, rounds=9).parse_args()
+    options = load_options(__doc__, rounds=15).parse_args()
     results: dict[str, list[Round]] = {"log off": [], "log on": []}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="readmit-log-")))
@@ -125,7 +133,11 @@ def main() -> None:
         ("CPU a request", [on.cpu_us / off.cpu_us for on, off in pairs]),
         ("p99", [on.p99_ms / off.p99_ms for on, off in pairs]),
     ):
-        print(f"{what} on / off: {statistics.median(ratios):.3f} (rounds {min(ratios):.2f}-{max(ratios):.2f})")
+        low, high = interval_of_median(ratios)
+        print(
+            f"{what} on / off: {statistics.median(ratios):.3f}"
+            f" (95 % interval {low:.3f}-{high:.3f}, rounds {min(ratios):.2f}-{max(ratios):.2f})"
+        )
     print(f"answered {answered:,.0f}, published {published:,.0f}, dropped {dropped:,.0f}")
 
 
