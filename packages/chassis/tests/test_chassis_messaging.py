@@ -36,6 +36,7 @@ pytestmark = pytest.mark.stack
 
 class Happened(BaseModel):
     number: int
+    more: list[int] = []
 
 
 @pytest.fixture
@@ -142,17 +143,23 @@ async def test_a_bad_message_is_dead_lettered_with_its_reason_and_the_next_one_i
     async with consuming(kafka, topic, handle, process) as broker:
         await broker.publish(b"not json", topic, headers=envelope().headers())
         await broker.publish(b'{"number": 7}', topic)  # no envelope
+        many = b'{"number": 8, "more": [%b0]}' % (
+            b'"x", ' * 50_000
+        )  # a problem each: more text than a message may have
+        await broker.publish(many, topic, headers=envelope().headers())
         await publish(broker, topic=topic, key="k", event=Happened(number=1), envelope=envelope())
         await publish(broker, topic=topic, key="k", event=Happened(number=2), envelope=envelope())
         await asyncio.wait_for(done.wait(), 30)
-    letters = await dead_letters(kafka, topic, expected=3)
+    letters = await dead_letters(kafka, topic, expected=4)
     reasons = [dict(letter.headers)["dlt_reason"].decode() for letter in letters]
     assert seen == [2]
+    assert reasons.pop(2).endswith("and 49990 more")
+    assert letters.pop(2).value == many
     assert letters[0].value == b"not json"
     assert reasons[0].startswith("not a Happened")
     assert reasons[1].startswith("not a CloudEvent")
     assert reasons[2] == "one can never be"
-    assert dict(letters[2].headers)["dlt_offset"] == b"2"
+    assert dict(letters[2].headers)["dlt_offset"] == b"3"
     assert process.failure is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -79,6 +80,16 @@ def test_columns_that_do_not_fit_together_or_hold_what_they_cannot_are_refused(
     told["answers"][column] = value
     with pytest.raises(ValidationError, match=problem):
         PredictionsMade.model_validate_json(json.dumps(told))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("instead_of", ['"latency_ms":[0.41,', '"score_ms":0.05', '"features":[["[70-80)",5,'])
+def test_what_is_no_number_is_refused(instead_of: str, number: str) -> None:
+    told = next(e for e in EXAMPLES if isinstance(e, PredictionsMade)).model_dump_json()
+    changed = told.replace(instead_of, re.sub(r"\d+(\.\d+)?(?=,?$)", number, instead_of))
+    assert number in changed
+    with pytest.raises(ValidationError, match="finite"):
+        PredictionsMade.model_validate_json(changed)
 
 
 def test_the_latest_time_that_a_message_can_tell_is_one() -> None:

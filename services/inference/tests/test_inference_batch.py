@@ -82,7 +82,7 @@ async def test_every_form_is_answered_as_one_by_one(any_service: Service) -> Non
 _ODD_CELLS = [
     "null", "true", "1", "1.0", "1e2", "-0", "2.5", "1e400", "9223372036854775808", "18446744073709551616",
     "123456789012345678901234567890", '""', '"1"', '" No "', r'"\u0000"', r'"\ud800"', r'"\u00e9"', "[]", '{"a": 1}',
-    f'"{"x" * 300}"',
+    f'"{"x" * 300}"', str(2**63), str(2**64), "-" + "9" * 310, "9" * 4_000, "9" * 5_000,
 ]  # fmt: skip
 
 
@@ -112,6 +112,11 @@ async def test_an_odd_cell_of_a_history_is_answered_as_alone(service: Service, n
         "\ufeff" + start + "}",
     ]
     await _answered_as_alone(service, [json.dumps(USUAL), *lines, *more, json.dumps(example_encounter())])
+
+
+async def test_a_history_without_cells_is_refused_whatever_came_before(service: Service) -> None:
+    empty = json.dumps(example_encounter() | {HISTORY: {}})
+    await _answered_as_alone(service, [empty, json.dumps(example_encounter()), empty, json.dumps(USUAL), empty])
 
 
 async def _answered_as_alone(service: Service, lines: Sequence[str]) -> None:

@@ -62,9 +62,10 @@ def test_known_names_change_nothing_in_what_is_read(rows: list[dict[str, Any]]) 
     for row, sent in zip(read, [*rows, USUAL, USUAL], strict=True):
         assert isinstance(row, Row)
         assert row.as_encounter() == sent
-        if "history.previous_encounters" in sent:
-            assert row.layout.names == ()  # read alone, as what it is
+        if not row.layout.names:  # read alone, as what it is
+            assert not sent or "history.previous_encounters" in sent or sent.get(HISTORY) == {}
             continue
+        assert "history.previous_encounters" not in sent
         flat = {name: value for name, value in sent.items() if name != HISTORY}
         flat |= {f"{HISTORY}.{name}": value for name, value in sent.get(HISTORY, {}).items()}
         cells = dict(zip(row.layout.names, row.layout.cells_of(row.cells), strict=True))
@@ -116,6 +117,14 @@ def test_lines_without_quotes_are_split_as_the_csv_module_would(
     assert _read(CsvBody(65_536), iter([text.encode()])) == [
         dict(zip(NAMES, cells, strict=True)) if len(cells) == len(NAMES) else InvalidBatch.code for cells in expected
     ]
+
+
+def test_the_drugs_of_a_file_come_in_one_piece_unless_a_cell_is_in_quotes() -> None:
+    plain, quoted = ",".join(_EXAMPLE), ",".join(['"' + _EXAMPLE[0] + '"', *_EXAMPLE[1:]])
+    body = CsvBody(65_536)
+    rows = [*body.feed(f"{','.join(NAMES)}\n{plain}\n".encode()), *body.feed(f"{quoted}\n".encode())]
+    assert [isinstance(row, Row) and row.layout.run is not None for row in rows] == [True, False]
+    assert [row.as_encounter() for row in rows if isinstance(row, Row)] == [dict(zip(NAMES, _EXAMPLE, strict=True))] * 2
 
 
 _PLAIN_LINE = json.dumps({name: USUAL[name] for name in NAMES}).encode()

@@ -22,7 +22,7 @@ from readmit_contracts.events import (
     TrainingRequested,
 )
 from readmit_contracts.examples import EXAMPLES
-from readmit_contracts.testing import example_prediction
+from readmit_contracts.testing import example_prediction, message_of
 from readmit_promoter import governor, handlers, pods, reactions, store
 from readmit_promoter.errors import NotAllowed
 from readmit_promoter.governor import Progress, crown, of
@@ -151,7 +151,7 @@ class World:
             )
             for _ in range(how_many)
         ]  # fmt: skip
-        await handlers.take_answers(made, self.pool, rollout)
+        await handlers.take_answers(message_of(*made), self.pool, rollout)
 
 
 @pytest.fixture
@@ -328,8 +328,8 @@ async def test_an_answer_that_is_heard_twice_counts_once_and_those_of_another_tr
         assert isinstance(stage.fact, RolloutStage)
         ours = PREDICTION.model_copy(update={"rollout_id": stage.fact.rollout_id})
     of_another, alone = PREDICTION, ours.model_copy(update={"prediction_id": uuid4(), "other": None})
-    for made in ([ours], [alone], [ours, of_another, alone]):
-        await handlers.take_answers(made, world.pool, STAGED)
+    for made in ([ours], [alone], [of_another], [ours, alone]):
+        await handlers.take_answers(message_of(*made), world.pool, STAGED)
     async with store.transaction(world.pool) as connection:
         figures, _, _ = await handlers.assessed(connection, stage, STAGED)
     assert figures.answers == 1

@@ -32,7 +32,7 @@ from readmit_chassis.failures import BadMessage, Transient
 from readmit_chassis.s3 import MemoryStore
 from readmit_contracts.events import ModelLoaded, ModelPromoted, ModelRegistered, RolloutChanged
 from readmit_contracts.examples import EXAMPLES
-from readmit_contracts.testing import example_prediction
+from readmit_contracts.testing import example_prediction, message_of
 from readmit_promoter import governor, handlers, pods, store
 from readmit_promoter.announcement import Announcement
 from readmit_promoter.candidates import take
@@ -283,7 +283,7 @@ def test_one_champion_and_one_history_whatever_happens(
                     "role": "challenger" if stage.stage == "canary" else "champion",
                 }
             )  # fmt: skip
-            self._do(crash, *(handlers.take_answers([event], pool, self._rollout) for pool in self._pools))
+            self._do(crash, *(handlers.take_answers(message_of(event), pool, self._rollout) for pool in self._pools))
 
         # What must hold.
 

@@ -63,6 +63,9 @@ _REFUSALS = (
     UnsupportedForMessageFormatError,
 )
 
+#: Problems told of an event that cannot be read, and the longest reason of a dead letter, in characters.
+_PROBLEMS, _REASON = 10, 2000
+
 #: All retries of one event together stay far below this; beyond it the group would give the partition away.
 _MAX_POLL_INTERVAL_MS = 300_000
 
@@ -204,8 +207,15 @@ def decode(record: Record, event_type: type[E]) -> tuple[E, Envelope]:
     try:
         return event_type.model_validate_json(record.value or b""), envelope
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise BadMessage(f"not a {event_type.__name__}: {problems}") from error
+        raise BadMessage(f"not a {event_type.__name__}: {_in_words(error)}") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first problems. There may be one for each item of a long list."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    said = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in problems[:_PROBLEMS]]
+    more = len(problems) - len(said)
+    return "; ".join(said) + (f"; and {more} more" if more else "")
 
 
 def dead_letter_of(record: Record, *, reason: str) -> tuple[bytes, bytes, dict[str, str]]:
@@ -215,7 +225,7 @@ def dead_letter_of(record: Record, *, reason: str) -> tuple[bytes, bytes, dict[s
         "dlt_topic": record.topic,
         "dlt_partition": str(record.partition),
         "dlt_offset": str(record.offset),
-        "dlt_reason": reason,
+        "dlt_reason": reason[:_REASON],  # headers count for the size of a message, which is limited
     }
     return record.key or b"", record.value or b"", headers
 

@@ -23,6 +23,8 @@ _Split = Literal["train", "validation", "test"]
 #: Of a feature, as cleaning makes it.
 _Value = str | int | float | bool | None
 
+# Infinity and NaN are no JSON, and no database or gate knows what to do with them.
+_CONFIG = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_10000_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1) + 1
 
@@ -33,7 +35,7 @@ MODEL_STREAM = "diabetes_readmission"
 class Event(BaseModel):
     """Base of all events: immutable, tolerant of unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     EVENT_TYPE: ClassVar[str]
 
@@ -41,7 +43,7 @@ class Event(BaseModel):
 class ArtifactRef(BaseModel):
     """Where bytes lie and what their digest must be."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     uri: Annotated[str, Field(pattern=r"^s3://", description="s3://bucket/prefix")]
     sha256: Sha256
@@ -51,7 +53,7 @@ class ArtifactRef(BaseModel):
 class ModelVersion(BaseModel):
     """A registered model version, as MLflow knows it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     name: Annotated[str, Field(min_length=1, description="registered model, e.g. diabetes_readmission_lightgbm")]
     version: Annotated[str, Field(min_length=1, description="MLflow model version")]
@@ -142,7 +144,7 @@ class TrainingRequested(Event):
 class TrainedModel(BaseModel):
     """One fit of a training request, by its figures."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     family: str
     batch: Annotated[int, Field(ge=1, description="trained on batches 1..batch")]
@@ -202,7 +204,7 @@ class TrainingFailed(Event):
 class ValidationScores(BaseModel):
     """Scores on the validation split, with a 95 % interval (bootstrap clustered by patient)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     rows: Count
     positives: Count
@@ -320,7 +322,7 @@ class ModelLoaded(Event):
 class OtherAnswer(BaseModel):
     """What the model that did not answer says of the same encounter."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     role: Role
     model: ModelVersion
@@ -333,7 +335,7 @@ class OtherAnswer(BaseModel):
 class PredictionMade(BaseModel):
     """One answer of a pod, as `PredictionsMade` carries it among others."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     prediction_id: UUID
     pod_id: str
@@ -357,7 +359,7 @@ class PredictionMade(BaseModel):
 class Answers(BaseModel):
     """Answers in columns: the first item of each is the first answer's."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     prediction_id: Annotated[tuple[UUID, ...], Field(min_length=1)]
     at_us: Annotated[
@@ -463,7 +465,7 @@ class OutcomeRecorded(Event):
 class FeatureDrift(BaseModel):
     """How far one feature, or the risk, has moved from its reference."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     feature: Annotated[str, Field(description="key of the encounter schema, or `risk`")]
     psi: Annotated[float, Field(ge=0, description="population stability index")]
@@ -494,7 +496,7 @@ class DegradedFigure(BaseModel):
     `auroc`, or `calibration_in_the_large`: the share of readmissions less the mean risk.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _CONFIG
 
     name: Literal["auroc", "calibration_in_the_large"]
     value: float

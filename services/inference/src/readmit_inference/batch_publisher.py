@@ -46,7 +46,7 @@ class BatchPublisher:
     """A producer of its own, connected when first needed and again after each failure.
 
     A parcel goes to one partition, any: nothing may rely on the order of records. One whose answer was lost is sent
-    again, so consumers deduplicate by event id.
+    again, so consumers keep what it tells of once, by what names it: of answers, the prediction's id.
     """
 
     def __init__(self, settings: KafkaSettings, client_id: str, topic: str) -> None:

@@ -84,8 +84,7 @@ def make_app(settings: Settings, policy: Policy, process: Process, objects: Obje
         heard.set()
 
     async def on_predictions(event: PredictionsMade, _: Envelope) -> None:
-        if event.rollout_id is not None:
-            await handlers.take_answers(list(event.predictions()), pool, rollout)
+        await handlers.take_answers(event, pool, rollout)
 
     async def on_noticed(event: DriftDetected | PerformanceDegraded, envelope: Envelope) -> None:
         await reactions.react(event, envelope, pool, rollout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ import structlog
 from readmit_chassis.failures import Transient
 from readmit_chassis.process import end_if_cancelled
 from readmit_chassis.s3 import ObjectMissing, ObjectStore
-from readmit_contracts.events import ArtifactRef, ModelRegistered, PredictionMade
+from readmit_contracts.events import ArtifactRef, ModelRegistered, PredictionsMade
 from readmit_promoter import governor, metrics, pods, store
 from readmit_promoter.convergence import progress
 from readmit_promoter.domain import Case, Champion, judge
@@ -119,19 +119,18 @@ async def fetch_evidence(objects: ObjectStore, ref: ArtifactRef) -> Evidence:
     return await asyncio.to_thread(read_evidence, data, ref)
 
 
-async def take_answers(made: Sequence[PredictionMade], pool: Pool, rollout: RolloutPolicy) -> None:
+async def take_answers(event: PredictionsMade, pool: Pool, rollout: RolloutPolicy) -> None:
     """Keep what both models of the trial that is going on said of encounters."""
-    if all(answer.other is None for answer in made):
+    if event.rollout_id is None:
         return
     async with store.transaction(pool) as connection:
         under_way = await governor.trial_under_way(connection)
         if under_way is None or not isinstance(under_way.fact, RolloutStage):
             return
         fact = under_way.fact
-        of_it = [answer for answer in made if answer.rollout_id == fact.rollout_id]
-        if of_it and fact.position < len(rollout.trial):
+        if fact.rollout_id == event.rollout_id and fact.position < len(rollout.trial):
             at_most = rollout.trial[fact.position].at_least_answers + _SPARE_ANSWERS
-            await pods.take_answers(connection, of_it, fact, at_most=at_most)
+            await pods.take_answers(connection, list(event.predictions()), fact, at_most=at_most)
 
 
 async def watch(pool: Pool, rollout: RolloutPolicy) -> None:

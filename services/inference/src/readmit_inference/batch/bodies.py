@@ -246,6 +246,8 @@ class _Objects:
         if any(name.startswith(PREFIX) for name in encounter):  # no history, though its cells would stand below it
             return Row(_NO_LAYOUT, (), encounter)
         history = encounter.get(HISTORY)
+        if history == {}:  # one that lacks what it must have; without cells nothing would be left of it
+            return Row(_NO_LAYOUT, (), encounter)
         if isinstance(history, dict):
             own = {name: value for name, value in encounter.items() if name != HISTORY}
             return self._with_history.row(own | {f"{HISTORY}.{name}": history[name] for name in history}, encounter)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import orjson
@@ -15,8 +15,8 @@ from readmit_contracts.history import HISTORY
 from readmit_features.known import MAX_PIECE
 from readmit_features.layout import BOOLEAN, PREFIX, Layout, Run, layout_of
 
-# A number of more than 64 bits is a whole one here and none to the other parser; either way its row is read alone.
-_CELL = int | str | None
+# A number of more than 64 bits is a whole one here and none, or no JSON, to the other parser: it is left to that.
+_CELL = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | str | None
 _BOOLEAN_CELL = bool | str | None
 #: Pieces of a run that one type remembers.
 _MOST_PIECES = 2048
